@@ -1,0 +1,1 @@
+"""Pretrained GHNs that travel with the package."""

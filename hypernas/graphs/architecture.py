@@ -1,0 +1,448 @@
+"""An architecture: a frozen, validated DAG of primitives with ordered input slots and parameters as nodes.
+
+The tuple of nodes is the source of truth and cannot be changed; ``to_networkx`` hands out a frozen copy as a
+``networkx.MultiDiGraph`` whose edges carry the input slot (a plain ``DiGraph`` would merge ``multiply(x, x)``).
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hypernas.errors import ArchitectureError, close_matches
+from hypernas.graphs.canonical import canonical_order
+from hypernas.graphs.primitives import PRIMITIVES, REQUIRED, Attributes, Mismatch, Shape
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+__all__ = ["Architecture", "Node", "ParameterSpec", "canonical_json"]
+
+FORMAT = "hypernas-architecture-1"
+
+
+class Node(NamedTuple):
+    """One node: ``inputs`` are names in slot order; ``attributes`` hold every attribute of the primitive."""
+
+    name: str
+    op: str
+    inputs: tuple[str, ...]
+    attributes: Attributes
+
+
+@dataclass(frozen=True)
+class ParameterSpec:
+    """What the hypernetwork has to emit for one parameter.
+
+    Attributes:
+        name: the parameter's node and its key in a state dict.
+        shape: of the tensor.
+        role: ``weight``, ``bias``, ``scale`` or ``shift``.
+        fan_in: number of values that one output sums over (product of all axes but the first), 1 for vectors.
+        consumers: names of the nodes that read it.
+        is_head: whether a consumer is the architecture's output.
+    """
+
+    name: str
+    shape: Shape
+    role: str
+    fan_in: int
+    consumers: tuple[str, ...]
+    is_head: bool
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+class Architecture:
+    """A validated DAG from one input to one output.
+
+    Args:
+        nodes: in any order. Nodes from which the output cannot be reached are pruned.
+        output: the name of the node whose value is the network's output.
+        structure: a JSON value that names the candidate at no particular size (a space gives it, for example its
+            cells). The ``digest`` is made from it; without it, from the graph itself.
+        decisions: the choices that built it, where a space did.
+
+    Raises:
+        ArchitectureError: for a repeated or unknown name, an unknown operation or attribute, a cycle, shapes that do
+            not fit, a wrong number of inputs, no input, or no path from input to output.
+    """
+
+    nodes: tuple[Node, ...]
+    output: str
+    input: str
+    shapes: Mapping[str, Shape]
+    structure: Any
+    decisions: Mapping[str, Any] | None
+
+    def __init__(
+        self,
+        nodes: Iterable[Node | tuple[str, str, Sequence[str], Attributes]],
+        output: str,
+        *,
+        structure: Any = None,
+        decisions: Mapping[str, Any] | None = None,
+    ) -> None:
+        complete = [_complete(Node(*node)) for node in nodes]
+        by_name = {node.name: node for node in complete}
+        if len(by_name) < len(complete):
+            names = [node.name for node in complete]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ArchitectureError("Names of nodes are unique", value=twice, remedy="Rename one of them.")
+        ordered = _prune(_topological(complete, by_name), output, by_name)
+        shapes: dict[str, Shape] = {}
+        for node in ordered:
+            shapes[node.name] = infer_shape(node, shapes)
+        self._set(ordered, output, shapes, structure, decisions)
+
+    @classmethod
+    def _trusted(
+        cls,
+        nodes: Sequence[Node],
+        output: str,
+        shapes: Mapping[str, Shape],
+        structure: Any = None,
+        decisions: Mapping[str, Any] | None = None,
+    ) -> Architecture:
+        """From nodes that are complete, in topological order and shaped already (the builder's); prunes only."""
+        self = object.__new__(cls)
+        kept = _prune(list(nodes), output, {node.name: node for node in nodes})
+        self._set(kept, output, {node.name: shapes[node.name] for node in kept}, structure, decisions)
+        return self
+
+    def _set(
+        self,
+        nodes: Sequence[Node],
+        output: str,
+        shapes: Mapping[str, Shape],
+        structure: Any,
+        decisions: Mapping[str, Any] | None,
+    ) -> None:
+        put = functools.partial(object.__setattr__, self)
+        put("nodes", tuple(nodes))
+        put("output", output)
+        put("input", next(node.name for node in nodes if node.op == "input"))
+        put("shapes", MappingProxyType(dict(shapes)))
+        put("structure", structure)
+        put("decisions", None if decisions is None else MappingProxyType(dict(decisions)))
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"an Architecture is immutable; {name!r} cannot be set")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Architecture) and self.nodes == other.nodes and self.output == other.output
+
+    def __hash__(self) -> int:
+        return hash((self.output, tuple(node[:3] for node in self.nodes)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Architecture.from_json, (self.to_json(),)
+
+    def __repr__(self) -> str:
+        return (
+            f"<Architecture {self.digest[:8]}: {len(self.operations)} operations, {self.n_parameters:,} parameters, "
+            f"{self.input_shape} -> {self.output_shape}>"
+        )
+
+    # --- what it is ---
+
+    @property
+    def input_shape(self) -> Shape:
+        return self.shapes[self.input]
+
+    @property
+    def output_shape(self) -> Shape:
+        return self.shapes[self.output]
+
+    @functools.cached_property
+    def by_name(self) -> Mapping[str, Node]:
+        return MappingProxyType({node.name: node for node in self.nodes})
+
+    @functools.cached_property
+    def operations(self) -> tuple[Node, ...]:
+        """All nodes but parameters, the input included, in canonical order."""
+        return tuple(self.nodes[i] for i in self._canonical if self.nodes[i].op != "parameter")
+
+    @functools.cached_property
+    def parameters(self) -> tuple[ParameterSpec, ...]:
+        """A spec for each parameter, in canonical order of first use."""
+        consumers: dict[str, list[str]] = {}
+        for node in self.operations:
+            for name in node.inputs:
+                if self.by_name[name].op == "parameter":
+                    consumers.setdefault(name, []).append(node.name)
+        specs = []
+        for name, readers in consumers.items():
+            shape = self.shapes[name]
+            role = self.by_name[name].attributes["role"]
+            fan_in = math.prod(shape[1:])
+            specs.append(ParameterSpec(name, shape, role, fan_in, tuple(readers), self.output in readers))
+        return tuple(specs)
+
+    @property
+    def n_parameters(self) -> int:
+        return sum(math.prod(self.shapes[node.name]) for node in self.nodes if node.op == "parameter")
+
+    @functools.cached_property
+    def flops(self) -> int:
+        """Multiply-accumulates of one forward pass of one sample: what the NAS literature calls FLOPs."""
+        shapes = self.shapes
+        return sum(
+            PRIMITIVES[node.op].macs([shapes[name] for name in node.inputs], shapes[node.name], node.attributes)
+            for node in self.nodes
+        )
+
+    # --- identity ---
+
+    @functools.cached_property
+    def _canonical(self) -> tuple[int, ...]:
+        """Indices into ``nodes`` in an order that does not depend on names or on the order of construction."""
+        index = {node.name: i for i, node in enumerate(self.nodes)}
+        inputs = [tuple(index[name] for name in node.inputs) for node in self.nodes]
+        labels = [self._label(node) for node in self.nodes]
+        commutative = [PRIMITIVES[node.op].commutative for node in self.nodes]
+        return canonical_order(labels, inputs, commutative, index[self.output])
+
+    @staticmethod
+    def _label(node: Node) -> str:
+        return node.op + canonical_json(dict(node.attributes)) if node.attributes else node.op
+
+    @functools.cached_property
+    def network_digest(self) -> str:
+        """sha256 of the graph in canonical form, sizes included: names this network, however its nodes are called."""
+        position = {self.nodes[i].name: rank for rank, i in enumerate(self._canonical)}
+        rows = []
+        for i in self._canonical:
+            node = self.nodes[i]
+            slots = [position[name] for name in node.inputs]
+            rows.append([self._label(node), sorted(slots) if PRIMITIVES[node.op].commutative else slots])
+        return hashlib.sha256(canonical_json(rows).encode()).hexdigest()
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """sha256 that names the candidate: of its ``structure`` (no sizes) where a space gave one, else of the graph."""
+        if self.structure is None:
+            return self.network_digest
+        return hashlib.sha256(canonical_json(self.structure).encode()).hexdigest()
+
+    # --- in and out ---
+
+    def to_json(self) -> str:
+        """One line of JSON that ``from_json`` reads back as an equal architecture."""
+        value: dict[str, Any] = {
+            "format": FORMAT,
+            "output": self.output,
+            "nodes": [[node.name, node.op, list(node.inputs), dict(node.attributes)] for node in self.nodes],
+        }
+        if self.structure is not None:
+            value["structure"] = self.structure
+        if self.decisions is not None:
+            value["decisions"] = dict(self.decisions)
+        return canonical_json(value)
+
+    @classmethod
+    def from_json(cls, text: str) -> Architecture:
+        """Read ``to_json``'s text; it is validated like any other architecture.
+
+        Raises:
+            ArchitectureError: where it is not JSON, not of this format, or not a valid architecture.
+        """
+        try:
+            value = json.loads(text)
+            found = value.get("format")
+            nodes = [Node(name, op, tuple(inputs), attributes) for name, op, inputs, attributes in value["nodes"]]
+            output = value["output"]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ArchitectureError(
+                f"An architecture file holds the JSON that Architecture.to_json writes ({error!r})",
+                remedy="Write it with to_json, or build the architecture from networkx.",
+            ) from None
+        if found != FORMAT:
+            raise ArchitectureError(f"The format of an architecture file is {FORMAT!r}", value=found)
+        return cls(nodes, output, structure=value.get("structure"), decisions=value.get("decisions"))
+
+    def to_networkx(self) -> nx.MultiDiGraph:
+        """A frozen ``MultiDiGraph``: nodes carry ``op``, ``attributes`` and ``shape``, edges the input ``slot``."""
+        import networkx as nx
+
+        graph = nx.MultiDiGraph(output=self.output)
+        for node in self.nodes:
+            graph.add_node(node.name, op=node.op, attributes=node.attributes, shape=self.shapes[node.name])
+        for node in self.nodes:
+            graph.add_edges_from((name, node.name, slot, {"slot": slot}) for slot, name in enumerate(node.inputs))
+        return nx.freeze(graph)
+
+    @classmethod
+    def from_networkx(cls, graph: nx.DiGraph | nx.MultiDiGraph) -> Architecture:
+        """From any directed graph whose nodes have ``op`` and optionally ``attributes``.
+
+        Inputs are ordered by the edges' ``slot``; where edges have none, by the order in which they were added. The
+        output is ``graph.graph['output']``, else the only node without a successor.
+
+        Raises:
+            ArchitectureError: as the constructor, and for a node without ``op``, a repeated slot, or several outputs.
+        """
+        if not graph.is_directed():
+            raise ArchitectureError("An architecture is a directed graph", value=type(graph).__name__)
+        order = {edge[:2]: i for i, edge in enumerate(graph.edges())}
+        nodes = []
+        for name, data in graph.nodes(data=True):
+            if "op" not in data:
+                raise ArchitectureError(f"Node {name!r} has no 'op'", remedy="Set graph.nodes[name]['op'].")
+            edges = list(graph.in_edges(name, data="slot"))
+            slots = [slot for _, _, slot in edges if slot is not None]
+            if slots and sorted(slots) != list(range(len(edges))):
+                raise ArchitectureError(
+                    f"The slots of the edges into node {name!r} are 0 to {len(edges) - 1}, once each", value=slots
+                )
+            edges.sort(key=lambda edge: edge[2] if slots else order[edge[:2]])
+            inputs = tuple(str(source) for source, _, _ in edges)
+            nodes.append(Node(str(name), data["op"], inputs, data.get("attributes", {})))
+        output = graph.graph.get("output")
+        if output is None:
+            ends = [str(name) for name, degree in graph.out_degree() if degree == 0]
+            if len(ends) != 1:
+                raise ArchitectureError(
+                    "An architecture has one output", value=ends, remedy="Name it: graph.graph['output'] = NODE."
+                )
+            output = ends[0]
+        return cls(nodes, str(output))
+
+
+# --- validation ----------------------------------------------------------------------------------------------------
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value
+
+
+@functools.lru_cache(maxsize=4096)
+def _attributes(op: str, given: tuple[tuple[str, Any], ...], name: str | None = None) -> Attributes:
+    """Every attribute of the primitive, frozen; equal ones are one object, since thousands of nodes have the same."""
+    primitive = PRIMITIVES[op]
+    attributes = {**primitive.defaults, **dict(given)}
+    for key, value in attributes.items():
+        if key not in primitive.defaults:
+            raise ArchitectureError(
+                f"Node {name!r} ({op}) has an unknown attribute",
+                value=key,
+                remedy=close_matches(key, primitive.defaults) if primitive.defaults else "It takes none.",
+            )
+        if value is REQUIRED:
+            raise ArchitectureError(f"Node {name!r} ({op}) needs the attribute {key!r}", remedy="Give it.")
+    return MappingProxyType(attributes)
+
+
+def _complete(node: Node) -> Node:
+    """The node with every attribute of its primitive, checked by name."""
+    if node.op not in PRIMITIVES:
+        raise ArchitectureError(
+            f"Node {node.name!r} has an operation that is not in the table of primitives",
+            value=node.op,
+            remedy=close_matches(str(node.op), PRIMITIVES),
+        )
+    given = tuple((key, _frozen(value)) for key, value in node.attributes.items())
+    try:
+        attributes = _attributes(node.op, given)
+    except ArchitectureError:
+        attributes = _attributes(node.op, given, node.name)  # the same error, with the node's name
+    except TypeError:
+        raise ArchitectureError(
+            f"Attributes of node {node.name!r} ({node.op}) are numbers, text, or lists of them", value=given
+        ) from None
+    return Node(str(node.name), node.op, tuple(node.inputs), attributes)
+
+
+# (operation, identity of its attributes, input shapes) -> (the attributes, kept alive; output shape)
+_inferred: dict[tuple[str, int, tuple[Shape, ...]], tuple[Attributes, Shape]] = {}
+
+
+def infer_shape(node: Node, shapes: Mapping[str, Shape]) -> Shape:
+    """The node's output shape from its inputs' shapes; an ``ArchitectureError`` names the node and the rule."""
+    inputs = tuple([shapes[name] for name in node.inputs])
+    key = (node.op, id(node.attributes), inputs)
+    known = _inferred.get(key)
+    if known is not None:
+        return known[1]
+    primitive = PRIMITIVES[node.op]
+    least, most = primitive.arity
+    if len(inputs) < least or (most is not None and len(inputs) > most):
+        wanted = f"{least}" if least == most else f"{least} to {'any number' if most is None else most}"
+        raise ArchitectureError(f"Node {node.name!r} ({node.op}) takes {wanted} inputs", value=len(inputs))
+    try:
+        shape = primitive.infer(inputs, node.attributes)
+    except Mismatch as mismatch:
+        remedy = mismatch.remedy and mismatch.remedy[0].upper() + mismatch.remedy[1:] + "."
+        raise ArchitectureError(f"Node {node.name!r} ({node.op}): {mismatch.rule}.", remedy=remedy) from None
+    except (TypeError, ValueError) as error:
+        raise ArchitectureError(f"Node {node.name!r} ({node.op}) has attributes that do not fit: {error}.") from None
+    if len(_inferred) > 50_000:
+        _inferred.clear()
+    _inferred[key] = (node.attributes, shape)
+    return shape
+
+
+def _topological(nodes: list[Node], by_name: Mapping[str, Node]) -> list[Node]:
+    """The nodes, inputs first; those that are in order already stay in theirs."""
+    placed: set[str] = set()
+    ordered: list[Node] = []
+    waiting = nodes
+    for node in nodes:
+        for name in node.inputs:
+            if name not in by_name:
+                raise ArchitectureError(
+                    f"Node {node.name!r} ({node.op}) reads a node that does not exist",
+                    value=name,
+                    remedy=close_matches(name, by_name),
+                )
+    while waiting:
+        later = []
+        for node in waiting:
+            if placed.issuperset(node.inputs):
+                placed.add(node.name)
+                ordered.append(node)
+            else:
+                later.append(node)
+        if len(later) == len(waiting):
+            raise ArchitectureError(
+                "An architecture has no cycle", value=_cycle(later), remedy="Remove one of these edges."
+            )
+        waiting = later
+    return ordered
+
+
+def _cycle(nodes: list[Node]) -> str:
+    import networkx as nx
+
+    graph = nx.DiGraph([(name, node.name) for node in nodes for name in node.inputs])
+    cycle = nx.find_cycle(graph)
+    return " -> ".join([*(edge[0] for edge in cycle), cycle[-1][1]])
+
+
+def _prune(ordered: list[Node], output: str, by_name: Mapping[str, Node]) -> list[Node]:
+    """Only the nodes that the output depends on."""
+    if output not in by_name:
+        raise ArchitectureError(
+            "The output is a node of the graph", value=output, remedy=close_matches(str(output), by_name)
+        )
+    needed = {output}
+    for node in reversed(ordered):
+        if node.name in needed:
+            needed.update(node.inputs)
+    kept = [node for node in ordered if node.name in needed]
+    inputs = [node.name for node in kept if node.op == "input"]
+    if len(inputs) != 1:
+        n_all = sum(node.op == "input" for node in ordered)
+        if not inputs and n_all:
+            raise ArchitectureError(f"No path leads from the input to the output {output!r}", remedy="Connect them.")
+        raise ArchitectureError("An architecture has exactly one node with op 'input'", value=inputs)
+    return kept

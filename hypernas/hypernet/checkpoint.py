@@ -1,0 +1,168 @@
+"""GHN checkpoints: one safetensors file with the tensors, and JSON about them in its header. Nothing is unpickled."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hypernas.errors import CheckpointError, StoreError
+from hypernas.hypernet.config import GHNConfig
+from hypernas.hypernet.ghn import GHN
+from hypernas.spaces.space import Scale
+
+__all__ = ["FORMAT", "GHNInfo", "load_checkpoint", "read_info", "save_checkpoint"]
+
+FORMAT = "hypernas-ghn-1"
+
+
+@dataclass(frozen=True)
+class GHNInfo:
+    """What a checkpoint says of itself.
+
+    Attributes:
+        space, space_version: the search space that it was meta-trained on.
+        data, data_fingerprint: the data set.
+        scale: of the networks that it was meta-trained on.
+        config: of the GHN.
+        seed, steps, architecture_steps, seconds: of meta-training, so far.
+        finished: whether meta-training came to its end.
+        figures: measured on held-out architectures and val images (accuracies in per cent, losses in nats).
+        settings: of meta-training, needed to resume.
+        version: of hypernas.
+    """
+
+    space: str
+    space_version: int
+    data: str
+    data_fingerprint: str
+    scale: Scale
+    config: GHNConfig
+    seed: int
+    steps: int
+    architecture_steps: int
+    seconds: float
+    finished: bool
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    version: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.space}-{self.data}-{self.steps}steps-seed{self.seed}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **asdict(self),
+            "format": FORMAT,
+            "scale": self.scale.to_json(),
+            "config": self.config.to_json(),
+            "figures": dict(self.figures),
+            "settings": dict(self.settings),
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> GHNInfo:
+        value.pop("format")
+        value["scale"] = Scale.from_json(value["scale"])
+        value["config"] = GHNConfig.from_json(value["config"])
+        return cls(**value)
+
+
+def save_checkpoint(path: Path, ghn: GHN, info: GHNInfo, extra: Mapping[str, Tensor] | None = None) -> None:
+    """Write atomically: a reader sees the old file or the new one, whole.
+
+    Args:
+        extra: more tensors (the optimiser's, to resume), under names that start with ``optimizer.``.
+
+    Raises:
+        StoreError: where the folder cannot be written.
+    """
+    tensors = {f"ghn.{name}": tensor.detach().cpu().contiguous() for name, tensor in ghn.state_dict().items()}
+    tensors.update({name: tensor.detach().cpu().contiguous() for name, tensor in (extra or {}).items()})
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        try:
+            save_file(tensors, temporary, metadata={"hypernas": json.dumps(info.to_json(), sort_keys=True)})
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+    except (OSError, SafetensorError) as error:
+        raise StoreError(f"The checkpoint can be written ({error})", value=str(path), remedy="Free the disk.") from None
+
+
+def _open(path: Path) -> Any:
+    if not path.is_file():
+        raise CheckpointError("The GHN checkpoint is a file", value=str(path), remedy="Make one: hypernas pretrain.")
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError, ValueError) as error:
+        with path.open("rb") as file:
+            start = file.read(4)
+        pickled = start[:2] == b"PK" or start[:1] == b"\x80"
+        reason = "it is a pickle, which hypernas never loads" if pickled else f"truncated or not safetensors: {error}"
+        raise CheckpointError(
+            f"A GHN checkpoint is a whole safetensors file ({reason})",
+            value=str(path),
+            remedy="Make one: hypernas pretrain.",
+        ) from None
+
+
+def read_info(path: Path) -> GHNInfo:
+    """The header alone, which is cheap.
+
+    Raises:
+        CheckpointError: where the file is missing, truncated, a pickle, or of another format or version.
+    """
+    with _open(path) as file:
+        metadata = file.metadata() or {}
+    try:
+        value = json.loads(metadata["hypernas"])
+        if value["format"] != FORMAT:
+            raise CheckpointError(
+                f"The checkpoint's format is {FORMAT!r}",
+                value=value["format"],
+                remedy="It was written by another version of hypernas: pretrain again.",
+            )
+        return GHNInfo.from_json(value)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"A GHN checkpoint carries its description ({type(error).__name__}: {error})",
+            value=str(path),
+            remedy="Make one: hypernas pretrain.",
+        ) from None
+
+
+def load_checkpoint(
+    path: Path, device: torch.device | str = "cpu"
+) -> tuple[GHN, GHNInfo, dict[str, Tensor]]:
+    """The GHN in evaluation mode, what it says of itself, and the extra tensors.
+
+    Raises:
+        CheckpointError: as ``read_info``, and where tensors do not fit the configuration.
+    """
+    info = read_info(path)
+    ghn = GHN(info.config)
+    with _open(path) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118: not a mapping
+    own = {name.removeprefix("ghn."): tensor for name, tensor in tensors.items() if name.startswith("ghn.")}
+    try:
+        ghn.load_state_dict(own)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"The checkpoint's tensors fit its configuration ({str(error).splitlines()[-1].strip()})", value=str(path)
+        ) from None
+    extra = {name: tensor for name, tensor in tensors.items() if not name.startswith("ghn.")}
+    return ghn.to(device).eval(), info, extra

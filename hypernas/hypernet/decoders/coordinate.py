@@ -1,0 +1,149 @@
+"""The coordinate decoder: a weight is a mixture of basis tensors, and basis tensors are functions of coordinates.
+
+    W[o, i, k] = sum over b of  alpha_b(node) * B_b[o, i, k]
+    B_b[o, i, k] = sum over p, q, s of  C[b, p, q, s] * out(o)[p] * in(i)[q] * at(k)[s]
+
+The mixture is that of a learned basis per shape; here C (a Tucker core), and linear maps on fixed codes of the channel
+and kernel coordinates, are what is learned, so that the decoder's size does not depend on the shapes asked of it, every
+width has its weights, and one block is never tiled. In the spirit of HyperNEAT (Stanley et al. 2009) and of LoGAH (Zhou
+et al. 2024), which emits low-rank factors. Codes of integers are cosines at frequencies spread by the golden ratio: nearly
+orthogonal for any number of channels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from hypernas.hypernet.config import GHNConfig
+from hypernas.hypernet.graph_batch import MAX_SLOT, ParameterGroup
+from hypernas.hypernet.normalization import normalize_weight
+
+__all__ = ["CoordinateDecoder", "codes"]
+
+N_WAVES = 64
+GOLDEN = (math.sqrt(5) - 1) / 2
+# beyond this many values a basis is not spelled out; each tensor's own core is expanded instead
+MAX_BASIS_VALUES = 1 << 24
+
+
+def codes(coordinates: Tensor, n_waves: int = N_WAVES) -> Tensor:
+    """(n,) whole or fractional coordinates -> (n, n_waves) fixed codes of unit mean square."""
+    wave = torch.arange(1, n_waves + 1, dtype=torch.float64, device=coordinates.device)
+    phase = coordinates.to(torch.float64)[:, None] * ((wave * GOLDEN) % 1.0) + ((wave * math.sqrt(2)) % 1.0)
+    return (math.sqrt(2) * torch.cos(2 * math.pi * phase)).float()
+
+
+class Axis(nn.Module):
+    """A learned linear map on the codes of one axis: n coordinates -> (n, rank)."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        self.map = nn.Parameter(torch.randn(N_WAVES, rank) / math.sqrt(N_WAVES))
+
+    def forward(self, n: int) -> Tensor:
+        return codes(torch.arange(n, device=self.map.device)) @ self.map
+
+
+class KernelAxis(nn.Module):
+    """The same for positions in a kernel, counted from its centre: kernel sizes -> (positions, rank)."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        self.map = nn.Parameter(torch.randn(N_WAVES, rank) / math.sqrt(N_WAVES))
+
+    def forward(self, sizes: tuple[int, ...]) -> Tensor:
+        axes = [torch.arange(size, device=self.map.device) - (size - 1) / 2 for size in sizes]
+        grid = torch.cartesian_prod(*axes).view(-1, len(sizes))
+        # one number a position: axes are told apart by weights that no two positions share
+        weights = torch.tensor([1.0, math.sqrt(3), math.sqrt(7)][: len(sizes)], device=grid.device)
+        return codes(grid @ weights) @ self.map
+
+
+class Head(nn.Module):
+    """Mixing coefficients and the core for one kind of tensor.
+
+    ``axes`` says which codes the kind has: ``o`` output channels, ``i`` input channels, ``k`` kernel positions.
+    """
+
+    def __init__(self, config: GHNConfig, axes: str) -> None:
+        super().__init__()
+        self.mix = nn.Sequential(
+            nn.Linear(config.dim, 2 * config.dim), nn.GELU(), nn.Linear(2 * config.dim, config.n_bases)
+        )
+        self.axes = axes
+        ranks = [config.kernel_rank if axis == "k" else config.rank for axis in axes]
+        self.core = nn.Parameter(torch.randn(config.n_bases, *ranks) / math.sqrt(config.n_bases * math.prod(ranks)))
+        self.codes = nn.ModuleDict({a: (KernelAxis if a == "k" else Axis)(r) for a, r in zip(axes, ranks, strict=True)})
+
+    def forward(self, z: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """(n, dim) -> (n, *shape), not normalised."""
+        sizes: dict[str, int | tuple[int, ...]] = {"o": shape[0]}
+        if "i" in self.axes:
+            sizes["i"] = shape[1]
+        if "k" in self.axes:
+            sizes["k"] = shape[2:]
+        alpha = self.mix(z)
+        spelled_out = self.core.shape[0] * math.prod(shape) <= MAX_BASIS_VALUES
+        tensor = self.core if spelled_out else torch.tensordot(alpha, self.core, dims=1)
+        for axis in reversed(self.axes):  # contract (first, ranks...) one axis at a time, small ones first
+            tensor = torch.tensordot(tensor, self.codes[axis](sizes[axis]), dims=([self._place(axis)], [1]))
+        tensor = self._in_order(tensor)
+        if spelled_out:
+            tensor = alpha @ tensor.reshape(tensor.shape[0], -1)
+        return tensor.reshape(len(z), *shape)
+
+    def _place(self, axis: str) -> int:
+        return 1 + self.axes.index(axis)
+
+    def _in_order(self, tensor: Tensor) -> Tensor:
+        # each contraction appended its axis, last axis of the core first: turn them round
+        return tensor.permute(0, *range(tensor.dim() - 1, 0, -1))
+
+
+class CoordinateDecoder(nn.Module):
+    """Embeddings of one group's parameters -> their tensors, normalised by role."""
+
+    def __init__(self, config: GHNConfig) -> None:
+        super().__init__()
+        self.slot = nn.Embedding(MAX_SLOT + 1, config.dim)
+        self.heads = nn.ModuleDict(
+            {
+                "conv": Head(config, "oik"),
+                "depthwise": Head(config, "ok"),
+                "linear": Head(config, "oi"),
+                "scale": Head(config, "o"),
+                "shift": Head(config, "o"),
+                "bias": Head(config, "o"),
+            }
+        )
+        self.head_gain = nn.Linear(config.dim, 1)
+        for module in (self.slot, self.head_gain):
+            nn.init.zeros_(module.weight)
+        nn.init.zeros_(self.head_gain.bias)
+
+    def forward(self, z: Tensor, group: ParameterGroup) -> Tensor:
+        """(n, dim) -> (n, *shape)."""
+        z = z + self.slot(group.slot)
+        kind = self.kind(group)
+        raw: Tensor = self.heads[kind](z, group.shape)
+        if group.role == "scale":
+            return 1 + 0.2 * raw
+        if group.role in ("shift", "bias"):
+            return 0.2 * raw
+        weight = normalize_weight(raw, group.fan_in, gain=1.0 if kind == "linear" else 2.0)
+        # only the last layer may change its scale (by at most e^2): elsewhere it would add up over depth
+        gain = torch.exp(2 * torch.tanh(self.head_gain(z))) * group.is_head[:, None] + ~group.is_head[:, None]
+        return weight * gain.view(-1, *[1] * len(group.shape))
+
+    @staticmethod
+    def kind(group: ParameterGroup) -> str:
+        if group.role != "weight":
+            return group.role
+        if group.depthwise:
+            return "depthwise"
+        return "linear" if len(group.shape) == 2 else "conv"
+
+

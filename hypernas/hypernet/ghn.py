@@ -1,0 +1,126 @@
+"""The graph hypernetwork: a batch of architectures in, weights for every parameter of each out.
+
+After Zhang et al. 2019 (*Graph HyperNetworks for Neural Architecture Search*).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hypernas.errors import NonFiniteError, UsageError, close_matches
+from hypernas.graphs.architecture import Architecture
+from hypernas.hypernet.config import GHNConfig
+from hypernas.hypernet.decoders import DECODERS
+from hypernas.hypernet.encoders import ENCODERS
+from hypernas.hypernet.graph_batch import GraphBatch, ParameterGroup
+
+__all__ = ["GHN", "Emission", "Weights"]
+
+
+class Weights(Mapping[str, Tensor]):
+    """The emitted weights of one architecture: parameter name -> tensor, views into the batch's buffers."""
+
+    def __init__(self, buffers: Sequence[Tensor], rows: Mapping[str, tuple[int, int]]) -> None:
+        self._buffers = buffers
+        self._rows = rows
+
+    def __getitem__(self, name: str) -> Tensor:
+        group, row = self._rows[name]
+        return self._buffers[group][row]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+
+@dataclass(frozen=True)
+class Emission(Sequence[Weights]):
+    """Weights of a batch: one buffer (n, *shape) a group; ``emission[i]`` are those of architecture i, by name."""
+
+    groups: tuple[ParameterGroup, ...]
+    buffers: tuple[Tensor, ...]
+    rows: tuple[Mapping[str, tuple[int, int]], ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Weights:  # type: ignore[override]
+        return Weights(self.buffers, self.rows[index])
+
+
+class GHN(nn.Module):
+    """Encoder and decoder.
+
+    Args:
+        config: kinds and sizes.
+        generator: seeds the initialisation.
+    """
+
+    def __init__(self, config: GHNConfig | None = None, *, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config = config or GHNConfig()
+        for name, known in ((config.encoder, ENCODERS), (config.decoder, DECODERS)):
+            if name not in known:
+                raise UsageError("The GHN's parts are known by name", value=name, remedy=close_matches(name, known))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.encoder = ENCODERS[config.encoder](config)
+            self.decoder = DECODERS[config.decoder](config)
+        self.vocabulary = {name: i for i, name in enumerate(config.vocabulary)}
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def forward(self, batch: GraphBatch) -> Emission:
+        """Emit with gradients; see ``emit`` for use without."""
+        z = self.encoder(batch).flatten(0, 1)
+        buffers = tuple(self.decoder(_embed(z, group), group) for group in batch.groups)
+        rows: list[dict[str, tuple[int, int]]] = [{} for _ in range(len(batch.op))]
+        for g, group in enumerate(batch.groups):
+            for row, (owner, name) in enumerate(zip(group.owner, group.name, strict=True)):
+                rows[owner][name] = (g, row)
+        return Emission(batch.groups, buffers, tuple(rows))
+
+    def emit(self, architectures: Sequence[Architecture]) -> Emission:
+        """Weights for every parameter of every architecture, in one pass, without gradients.
+
+        An architecture gets the same weights alone and in any batch, to float precision.
+
+        Raises:
+            NonFiniteError: where an emitted tensor has NaN or infinity; names node, shape and decoder.
+        """
+        if not architectures:
+            raise UsageError("emit takes at least one architecture")
+        with torch.inference_mode():
+            emission = self(GraphBatch.of(architectures, self.vocabulary, self.device))
+            sums = torch.stack([buffer.sum() for buffer in emission.buffers])
+            if not torch.isfinite(sums).all():
+                self._name_non_finite(emission)
+        return emission  # type: ignore[no-any-return]
+
+    def _name_non_finite(self, emission: Emission) -> None:
+        for group, buffer in zip(emission.groups, emission.buffers, strict=True):
+            bad = (~torch.isfinite(buffer)).flatten(1).any(dim=1).nonzero().flatten().tolist()
+            if bad:
+                raise NonFiniteError(
+                    f"Emitted weights are finite; decoder {self.config.decoder!r} broke at {group.name[bad[0]]!r} "
+                    f"of architecture {group.owner[bad[0]]}, shape {group.shape}",
+                    remedy="The GHN's training diverged: use an earlier checkpoint.",
+                )
+
+
+def _embed(z: Tensor, group: ParameterGroup) -> Tensor:
+    """A parameter's embedding: the mean of those of the nodes that read it."""
+    rows = z[group.node]
+    if not group.shared:
+        return rows
+    row, node = torch.tensor(group.shared, device=z.device).T
+    count = torch.ones(len(rows), device=z.device).index_add(0, row, torch.ones(len(row), device=z.device))
+    return rows.index_add(0, row, z[node]) / count[:, None]

@@ -1,0 +1,224 @@
+"""Many architectures as padded tensors: what the encoder and decoder read.
+
+Nodes are the operations (the input included) in canonical order; parameters are not nodes here but rows of groups of
+equal shape, each pointing at the nodes that read it. Distances are those of the directed graph: shortest paths along the
+edges and against them, the "virtual edges" of Knyazev et al. 2021 (*Parameter Prediction for Unseen Deep Architectures*,
+section 3.2) in the form of Graphormer's spatial encoding (Ying et al. 2021).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hypernas.errors import ArchitectureError
+from hypernas.graphs.architecture import Architecture, Node
+from hypernas.graphs.primitives import Shape
+
+__all__ = ["MAX_DISTANCE", "N_FEATURES", "N_RELATIONS", "GraphBatch", "ParameterGroup"]
+
+MAX_DISTANCE = 12  # longer paths share a bucket; a cell is about ten primitives deep
+UNRELATED, SELF = 0, 1
+N_RELATIONS = 2 + 2 * MAX_DISTANCE
+N_KERNELS, N_STRIDES = 8, 3
+N_WAVES = 8
+N_FEATURES = N_KERNELS + 2 * N_STRIDES + 3 + 9 + 2 * N_WAVES
+MAX_SLOT = 7
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """All parameters of one shape and role in the batch, n rows.
+
+    Attributes:
+        owner: (n,) index of the architecture; name: their names.
+        node: (n,) row of the padded, flattened node table (architecture * n_nodes + node) of the first consumer.
+        shared: (row, node) pairs of further consumers, where a parameter has several.
+        slot: (n,) input slot at the first consumer.
+        is_head: (n,) whether a consumer is the output.
+    """
+
+    shape: Shape
+    role: str
+    depthwise: bool
+    fan_in: int
+    owner: tuple[int, ...]
+    name: tuple[str, ...]
+    node: Tensor
+    shared: tuple[tuple[int, int], ...]
+    slot: Tensor
+    is_head: Tensor
+
+
+@dataclass(frozen=True)
+class GraphBatch:
+    """B architectures, padded to N nodes.
+
+    Attributes:
+        op: (B, N) int64, index into the vocabulary.
+        features: (B, N, N_FEATURES) float32.
+        relation: (B, N, N) int64 in [0, N_RELATIONS): unrelated, self, ancestor or descendant at a distance.
+        mask: (B, N) bool, True for nodes, False for padding.
+        groups: parameters by shape and role.
+    """
+
+    op: Tensor
+    features: Tensor
+    relation: Tensor
+    mask: Tensor
+    groups: tuple[ParameterGroup, ...]
+
+    @classmethod
+    def of(
+        cls, architectures: Sequence[Architecture], vocabulary: Mapping[str, int], device: torch.device | str = "cpu"
+    ) -> GraphBatch:
+        """Collate architectures.
+
+        Raises:
+            ArchitectureError: for an operation that is not in the vocabulary.
+        """
+        size = max(len(a.operations) for a in architectures)
+        n = len(architectures)
+        op = np.zeros((n, size), dtype=np.int64)
+        features = np.zeros((n, size, N_FEATURES), dtype=np.float32)
+        relation = np.full((n, size, size), UNRELATED, dtype=np.int64)
+        mask = np.zeros((n, size), dtype=bool)
+        for b, architecture in enumerate(architectures):
+            nodes = architecture.operations
+            k = len(nodes)
+            unknown = {node.op for node in nodes} - vocabulary.keys()
+            if unknown:
+                raise ArchitectureError(
+                    "The hypernetwork knows the operations that it was trained with",
+                    value=sorted(unknown),
+                    remedy="Pretrain a GHN on a space that has them.",
+                )
+            op[b, :k] = [vocabulary[node.op] for node in nodes]
+            distance = _distances(nodes)
+            features[b, :k] = _features(architecture, nodes, distance)
+            relation[b, :k, :k] = _relations(distance)
+            mask[b, :k] = True
+        on = torch.device(device)
+        tensors = [torch.from_numpy(array).to(on) for array in (op, features, relation, mask)]
+        return cls(*tensors, groups=_groups(architectures, size, on))
+
+
+FAR = np.int16(10_000)
+
+
+def _distances(nodes: Sequence[Node]) -> np.ndarray:
+    """(n, n) int16: length of the shortest path from column to row along the edges; FAR where there is none."""
+    index = {node.name: i for i, node in enumerate(nodes)}
+    distance = np.full((len(nodes), len(nodes)), FAR, dtype=np.int16)
+    for i, node in enumerate(nodes):  # canonical order is topological
+        for name in node.inputs:
+            if name in index:
+                np.minimum(distance[i], distance[index[name]] + 1, out=distance[i])
+        distance[i, i] = 0
+    return distance
+
+
+def _relations(distance: np.ndarray) -> np.ndarray:
+    ancestor = np.clip(distance, 1, MAX_DISTANCE) + SELF
+    relation = np.where(distance < FAR, ancestor, UNRELATED)
+    relation += np.where(distance.T < FAR, ancestor.T + MAX_DISTANCE, UNRELATED)
+    np.fill_diagonal(relation, SELF)
+    return relation
+
+
+def _one_hot(value: int, n: int) -> list[float]:
+    row = [0.0] * n
+    row[min(value, n - 1)] = 1.0
+    return row
+
+
+def _first(value: int | tuple[int, ...]) -> int:
+    return value if isinstance(value, int) else max(value)
+
+
+def _features(architecture: Architecture, nodes: Sequence[Node], distance: np.ndarray) -> np.ndarray:
+    """Local facts of each node, its place in the network, and its canonical position, which breaks ties openly."""
+    n = len(nodes)
+    shapes = architecture.shapes
+    index = {node.name: i for i, node in enumerate(nodes)}
+    depth, height, n_readers = [0] * n, [0] * n, [0] * n
+    for i, node in enumerate(nodes):
+        for name in node.inputs:
+            if name in index:
+                j = index[name]
+                n_readers[j] += 1
+                depth[i] = max(depth[i], depth[j] + 1)
+    for i in range(n - 1, -1, -1):
+        for name in nodes[i].inputs:
+            if name in index:
+                height[index[name]] = max(height[index[name]], height[i] + 1)
+    local: dict[str, list[float]] = {}
+    rows = []
+    for i, node in enumerate(nodes):
+        shape, attributes = shapes[node.name], node.attributes
+        kernel = shapes[node.inputs[1]][2:] if node.op == "conv" else attributes.get("kernel", 0)
+        key = f"{node.op}{kernel}{attributes.get('stride')}{attributes.get('dilation')}{attributes.get('groups')}"
+        if key not in local:
+            groups = attributes.get("groups", 1)
+            kind = 0 if groups == 1 else 1 if groups == shape[0] else 2
+            local[key] = [
+                *_one_hot(_first(kernel) if kernel else 0, N_KERNELS),
+                *_one_hot(_first(attributes.get("stride", 0)), N_STRIDES),
+                *_one_hot(_first(attributes.get("dilation", 0)), N_STRIDES),
+                *_one_hot(kind, 3),
+            ]
+        rows.append(
+            [
+                *local[key],
+                math.log2(shape[0]) / 8,
+                math.log2(math.prod(shape[1:])) / 8,
+                len(node.inputs) / 4,
+                n_readers[i] / 4,
+                math.log2(1 + depth[i]) / 8,
+                math.log2(1 + height[i]) / 8,
+                depth[i] / (depth[i] + height[i] + 1),
+                float(node.name == architecture.output),
+                math.log2(n) / 8,
+            ]
+        )
+    position = np.arange(n, dtype=np.float32)[:, None] / 2.0 ** np.arange(N_WAVES)  # wavelengths 2π to 2^7·2π nodes
+    return np.concatenate([np.asarray(rows, dtype=np.float32), np.sin(position), np.cos(position)], axis=1)
+
+
+def _groups(architectures: Sequence[Architecture], size: int, device: torch.device) -> tuple[ParameterGroup, ...]:
+    rows: dict[tuple[str, bool, Shape], list[tuple[int, str, int, int, bool]]] = {}
+    shared: dict[tuple[str, bool, Shape], list[tuple[int, int]]] = {}
+    for b, architecture in enumerate(architectures):
+        index = {node.name: b * size + i for i, node in enumerate(architecture.operations)}
+        for spec in architecture.parameters:
+            first = architecture.by_name[spec.consumers[0]]
+            depthwise = spec.role == "weight" and first.attributes.get("groups", 1) > 1 and spec.shape[1] == 1
+            key = (spec.role, depthwise, spec.shape)
+            members = rows.setdefault(key, [])
+            for other in spec.consumers[1:]:
+                shared.setdefault(key, []).append((len(members), index[other]))
+            slot = min(first.inputs.index(spec.name), MAX_SLOT)
+            members.append((b, spec.name, index[first.name], slot, spec.is_head))
+    groups = []
+    for (role, depthwise, shape), members in sorted(rows.items()):
+        owner, names, node, slots, heads = zip(*members, strict=True)
+        groups.append(
+            ParameterGroup(
+                shape,
+                role,
+                depthwise,
+                math.prod(shape[1:]),
+                owner,
+                names,
+                torch.tensor(node, device=device),
+                tuple(shared.get((role, depthwise, shape), ())),
+                torch.tensor(slots, device=device),
+                torch.tensor(heads, device=device),
+            )
+        )
+    return tuple(groups)

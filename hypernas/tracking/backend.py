@@ -1,0 +1,122 @@
+"""Where the runs are kept: the tracking URI, the MLflow client, its experiment, and errors in the user's words."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hypernas.errors import StoreError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+__all__ = ["artifact_folder", "open_experiment", "quiet_environment", "resolve_uri", "store_errors"]
+
+LOCK_TIMEOUT_S = 180  # another process creates the tables in about 5 s, and some disks are slow
+SQLITE = "sqlite:///"
+
+
+def resolve_uri(store: Path, tracking_uri: str | None = None) -> str:
+    """The URI given, else ``$MLFLOW_TRACKING_URI``, else an SQLite file in the folder ``store``."""
+    return tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{store.absolute().as_posix()}/mlflow.db"
+
+
+def artifact_folder(store: Path) -> Path:
+    """Where a store of our own keeps its artifacts."""
+    return store.absolute() / "artifacts"
+
+
+def quiet_environment() -> None:
+    """Before mlflow is imported: no telemetry, and no log lines between those of the search."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+@contextlib.contextmanager
+def store_errors(place: str) -> Iterator[None]:
+    """Turn what mlflow, SQLAlchemy and the file system raise into a ``StoreError`` that names ``place``."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        reason = str(error).strip().split("\n")[0][:300]
+        raise StoreError(
+            f"The tracking store can be written and read ({type(error).__name__}: {reason})",
+            value=place,
+            remedy="Make room there or give it write permission, or choose another folder with --out.",
+        ) from error
+
+
+def open_experiment(store: Path, uri: str, experiment: str) -> tuple[MlflowClient, str]:
+    """The client and the id of the experiment; database and experiment are created where they do not exist.
+
+    Any number of processes may do this at once: creating tables is not safe in MLflow, so a file lock guards it.
+
+    Raises:
+        StoreError: where the store cannot be written, or another process holds its lock for minutes.
+    """
+    quiet_environment()
+    import mlflow
+
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    with store_errors(uri), _locked(uri):
+        client = mlflow.MlflowClient(tracking_uri=uri)
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            own = uri == f"{SQLITE}{store.absolute().as_posix()}/mlflow.db"
+            location = artifact_folder(store).as_uri() if own else None
+            return client, _create_experiment(client, experiment, location)
+        if found.lifecycle_stage == "deleted":
+            raise StoreError(
+                "The experiment has not been deleted", value=experiment, remedy="Restore it, or use another name."
+            )
+        return client, str(found.experiment_id)
+
+
+def _create_experiment(client: MlflowClient, name: str, location: str | None) -> str:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        # without a kind the pages guess, and show tabs for chat traces
+        tags = {"mlflow.experimentKind": "custom_model_development"}
+        return str(client.create_experiment(name, artifact_location=location, tags=tags))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        found = client.get_experiment_by_name(name)  # on a server, someone else was faster
+        if found is None:
+            raise
+        return str(found.experiment_id)
+
+
+@contextlib.contextmanager
+def _locked(uri: str) -> Iterator[None]:
+    """Hold the lock beside the SQLite file; a server needs none."""
+    if not uri.startswith(SQLITE):
+        yield
+        return
+    from filelock import FileLock, Timeout
+
+    database = Path(uri.removeprefix(SQLITE))
+    if "?" in str(database) or "#" in str(database):
+        raise StoreError("The path of a store has no '?' and no '#'", value=str(database), remedy="Rename the folder.")
+    database.parent.mkdir(parents=True, exist_ok=True)
+    if database.exists() and not os.access(database, os.W_OK):
+        raise PermissionError(f"no permission to write {database.name}")
+    try:
+        with FileLock(database.parent / ".lock", timeout=LOCK_TIMEOUT_S):
+            yield
+    except Timeout:
+        raise StoreError(
+            f"No other process opens the store for more than {LOCK_TIMEOUT_S} s",
+            value=str(database.parent),
+            remedy="Wait for it or end it; then run the command again.",
+        ) from None
