@@ -6,7 +6,7 @@ import ctypes
 import os
 import sys
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
 from hypernas.errors import DeviceError
@@ -86,6 +86,17 @@ class WorkerPool:
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
         """Results in the order of the items."""
         return list(self._pool.map(function, items)) if self._pool else [function(item) for item in items]
+
+    def submit(self, function: Callable[..., R], *arguments: object) -> Future[R]:
+        """Run one piece; without threads it runs at once."""
+        if self._pool:
+            return self._pool.submit(function, *arguments)
+        future: Future[R] = Future()
+        try:
+            future.set_result(function(*arguments))
+        except Exception as error:
+            future.set_exception(error)
+        return future
 
     def __enter__(self) -> WorkerPool:
         return self

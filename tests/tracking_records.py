@@ -46,7 +46,9 @@ def make_report(rng: random.Random, architecture: Architecture, quality: float, 
     )
 
 
-def make_candidates(n: int, n_trained: int, folder: Path | None = None) -> tuple[list[Candidate], dict[str, Architecture]]:
+def make_candidates(
+    n: int, n_trained: int, folder: Path | None = None
+) -> tuple[list[Candidate], dict[str, Architecture]]:
     """``n`` candidates in rank order, the last of which could not be scored; the first ``n_trained`` are trained."""
     rng = random.Random(0)
     space = CifarCells()

@@ -12,7 +12,6 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,13 +26,16 @@ STOPPED_WITHIN_S = 10
 
 
 def ui(
-    out: Annotated[Path, typer.Option("--out", help="Folder of the runs, as given to `hypernas search`.")] = Path("mlruns"),
-    port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Port to listen on. Default: one that is free.", show_default=False)
-    ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on. Others than this machine's own expose your runs.")] = (
-        "127.0.0.1"
+    out: Annotated[Path, typer.Option("--out", help="Folder of the runs, as given to `hypernas search`.")] = Path(
+        "mlruns"
     ),
+    port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="Port to listen on. Default: one that is free.", show_default=False),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on. Others than this machine's own expose your runs.")
+    ] = ("127.0.0.1"),
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = False,
 ) -> None:
     """Show the runs in MLflow's web pages; prints their address and serves them until Ctrl-C."""
@@ -140,10 +142,12 @@ def _wait_until_healthy(server: subprocess.Popen[bytes], address: str, stop: thr
     while not stop.wait(0.3):
         if server.poll() is not None or time.monotonic() > end:
             raise _failure(log)
-        with contextlib.suppress(urllib.error.URLError, OSError):  # nobody listens yet
+        try:
             with urllib.request.urlopen(f"{address}/health", timeout=5) as answer:
                 if answer.status == 200:
                     return True
+        except OSError:
+            continue  # nobody listens yet (URLError is one of these)
     return False
 
 
@@ -173,4 +177,5 @@ def _experiment_path(address: str) -> str:
     with urllib.request.urlopen(request, timeout=30) as answer:
         experiments = json.load(answer).get("experiments", [])
     own = [str(experiment["experiment_id"]) for experiment in experiments if experiment["name"] != "Default"]
-    return f"/#/experiments/{own[0]}/runs" if own else ""
+    # the workflow is MLflow's word for the set of tabs; without it, those for chat traces may be shown
+    return f"/#/experiments/{own[0]}/runs?workflowType=machine_learning" if own else ""

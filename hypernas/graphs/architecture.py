@@ -81,8 +81,8 @@ class Architecture:
     output: str
     input: str
     shapes: Mapping[str, Shape]
-    structure: Any
     decisions: Mapping[str, Any] | None
+    _structure: str | None
 
     def __init__(
         self,
@@ -132,11 +132,14 @@ class Architecture:
         put("output", output)
         put("input", next(node.name for node in nodes if node.op == "input"))
         put("shapes", MappingProxyType(dict(shapes)))
-        put("structure", structure)
+        put("_structure", None if structure is None else _structure_text(structure))
         put("decisions", None if decisions is None else MappingProxyType(dict(decisions)))
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"an Architecture is immutable; {name!r} cannot be set")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"an Architecture is immutable; {name!r} cannot be deleted")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Architecture) and self.nodes == other.nodes and self.output == other.output
@@ -154,6 +157,11 @@ class Architecture:
         )
 
     # --- what it is ---
+
+    @property
+    def structure(self) -> Any:
+        """The JSON value that names the candidate, None where no space gave one; each time a copy."""
+        return None if self._structure is None else json.loads(self._structure)
 
     @property
     def input_shape(self) -> Shape:
@@ -177,7 +185,7 @@ class Architecture:
         """A spec for each parameter, in canonical order of first use."""
         consumers: dict[str, list[str]] = {}
         for node in self.operations:
-            for name in node.inputs:
+            for name in self.canonical_inputs(node):
                 if self.by_name[name].op == "parameter":
                     consumers.setdefault(name, []).append(node.name)
         specs = []
@@ -212,6 +220,16 @@ class Architecture:
         commutative = [PRIMITIVES[node.op].commutative for node in self.nodes]
         return canonical_order(labels, inputs, commutative, index[self.output])
 
+    @functools.cached_property
+    def _position(self) -> Mapping[str, int]:
+        return {self.nodes[i].name: rank for rank, i in enumerate(self._canonical)}
+
+    def canonical_inputs(self, node: Node) -> tuple[str, ...]:
+        """The node's inputs in slot order, or in canonical order where their order does not matter."""
+        if not PRIMITIVES[node.op].commutative:
+            return node.inputs
+        return tuple(sorted(node.inputs, key=self._position.__getitem__))
+
     @staticmethod
     def _label(node: Node) -> str:
         return node.op + canonical_json(dict(node.attributes)) if node.attributes else node.op
@@ -219,20 +237,18 @@ class Architecture:
     @functools.cached_property
     def network_digest(self) -> str:
         """sha256 of the graph in canonical form, sizes included: names this network, however its nodes are called."""
-        position = {self.nodes[i].name: rank for rank, i in enumerate(self._canonical)}
         rows = []
         for i in self._canonical:
             node = self.nodes[i]
-            slots = [position[name] for name in node.inputs]
-            rows.append([self._label(node), sorted(slots) if PRIMITIVES[node.op].commutative else slots])
+            rows.append([self._label(node), [self._position[name] for name in self.canonical_inputs(node)]])
         return hashlib.sha256(canonical_json(rows).encode()).hexdigest()
 
     @functools.cached_property
     def digest(self) -> str:
         """sha256 that names the candidate: of its ``structure`` (no sizes) where a space gave one, else of the graph."""
-        if self.structure is None:
+        if self._structure is None:
             return self.network_digest
-        return hashlib.sha256(canonical_json(self.structure).encode()).hexdigest()
+        return hashlib.sha256(self._structure.encode()).hexdigest()
 
     # --- in and out ---
 
@@ -243,7 +259,7 @@ class Architecture:
             "output": self.output,
             "nodes": [[node.name, node.op, list(node.inputs), dict(node.attributes)] for node in self.nodes],
         }
-        if self.structure is not None:
+        if self._structure is not None:
             value["structure"] = self.structure
         if self.decisions is not None:
             value["decisions"] = dict(self.decisions)
@@ -259,8 +275,9 @@ class Architecture:
         try:
             value = json.loads(text)
             found = value.get("format")
-            nodes = [Node(name, op, tuple(inputs), attributes) for name, op, inputs, attributes in value["nodes"]]
-            output = value["output"]
+            nodes = [_node_from_json(*row) for row in value["nodes"]]
+            output = str(value["output"])
+            decisions = None if value.get("decisions") is None else dict(value["decisions"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArchitectureError(
                 f"An architecture file holds the JSON that Architecture.to_json writes ({error!r})",
@@ -268,7 +285,7 @@ class Architecture:
             ) from None
         if found != FORMAT:
             raise ArchitectureError(f"The format of an architecture file is {FORMAT!r}", value=found)
-        return cls(nodes, output, structure=value.get("structure"), decisions=value.get("decisions"))
+        return cls(nodes, output, structure=value.get("structure"), decisions=decisions)
 
     def to_networkx(self) -> nx.MultiDiGraph:
         """A frozen ``MultiDiGraph``: nodes carry ``op``, ``attributes`` and ``shape``, edges the input ``slot``."""
@@ -293,7 +310,6 @@ class Architecture:
         """
         if not graph.is_directed():
             raise ArchitectureError("An architecture is a directed graph", value=type(graph).__name__)
-        order = {edge[:2]: i for i, edge in enumerate(graph.edges())}
         nodes = []
         for name, data in graph.nodes(data=True):
             if "op" not in data:
@@ -304,7 +320,8 @@ class Architecture:
                 raise ArchitectureError(
                     f"The slots of the edges into node {name!r} are 0 to {len(edges) - 1}, once each", value=slots
                 )
-            edges.sort(key=lambda edge: edge[2] if slots else order[edge[:2]])
+            if slots:  # networkx lists the edges into a node in the order in which they were added
+                edges.sort(key=lambda edge: edge[2])
             inputs = tuple(str(source) for source, _, _ in edges)
             nodes.append(Node(str(name), data["op"], inputs, data.get("attributes", {})))
         output = graph.graph.get("output")
@@ -321,13 +338,29 @@ class Architecture:
 # --- validation ----------------------------------------------------------------------------------------------------
 
 
+def _node_from_json(name: Any, op: Any, inputs: Any, attributes: Any) -> Node:
+    if not isinstance(inputs, list) or not isinstance(attributes, dict):
+        raise TypeError(f"node {name!r} has a list of inputs and an object of attributes")
+    return Node(str(name), str(op), tuple(map(str, inputs)), attributes)
+
+
+def _structure_text(structure: Any) -> str:
+    try:
+        return canonical_json(json.loads(canonical_json(structure)))  # twice: JSON turns whole numbers as keys to text
+    except (TypeError, ValueError) as error:
+        raise ArchitectureError(f"The structure of an architecture is a JSON value ({error})", value=structure) from None
+
+
 def _frozen(value: Any) -> Any:
     return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value
 
 
 @functools.lru_cache(maxsize=4096)
-def _attributes(op: str, given: tuple[tuple[str, Any], ...], name: str | None = None) -> Attributes:
-    """Every attribute of the primitive, frozen; equal ones are one object, since thousands of nodes have the same."""
+def _attributes(op: str, given: tuple[tuple[str, Any], ...], text: str, name: str | None = None) -> Attributes:
+    """Every attribute of the primitive, frozen; equal ones are one object, since thousands of nodes have the same.
+
+    ``text`` is ``repr(given)``: it keeps 1, 1.0 and True apart, which are equal as keys of the cache.
+    """
     primitive = PRIMITIVES[op]
     attributes = {**primitive.defaults, **dict(given)}
     for key, value in attributes.items():
@@ -339,6 +372,7 @@ def _attributes(op: str, given: tuple[tuple[str, Any], ...], name: str | None = 
             )
         if value is REQUIRED:
             raise ArchitectureError(f"Node {name!r} ({op}) needs the attribute {key!r}", remedy="Give it.")
+    canonical_json(attributes)  # refuses what could not be written
     return MappingProxyType(attributes)
 
 
@@ -350,14 +384,15 @@ def _complete(node: Node) -> Node:
             value=node.op,
             remedy=close_matches(str(node.op), PRIMITIVES),
         )
-    given = tuple((key, _frozen(value)) for key, value in node.attributes.items())
+    given = tuple([(key, _frozen(value)) for key, value in node.attributes.items()])
+    text = repr(given)
     try:
-        attributes = _attributes(node.op, given)
+        attributes = _attributes(node.op, given, text)
     except ArchitectureError:
-        attributes = _attributes(node.op, given, node.name)  # the same error, with the node's name
-    except TypeError:
+        attributes = _attributes(node.op, given, text, node.name)  # the same error, with the node's name
+    except (TypeError, ValueError):
         raise ArchitectureError(
-            f"Attributes of node {node.name!r} ({node.op}) are numbers, text, or lists of them", value=given
+            f"Attributes of node {node.name!r} ({node.op}) are finite numbers, text, or lists of them", value=given
         ) from None
     return Node(str(node.name), node.op, tuple(node.inputs), attributes)
 

@@ -52,8 +52,9 @@ class _DepthwiseConv2d(torch.autograd.Function):
         stride, padding, dilation = ctx.geometry
         size = weight.shape[-1]
         of_x = of_weight = None
-        if ctx.needs_input_grad[0] and stride == 1:
-            of_x = F.conv2d(g, weight.flip(-1, -2), None, 1, dilation * (size - 1) - padding, dilation, x.shape[1])
+        crop = dilation * (size - 1) - padding  # negative where the padding is wider than the kernel
+        if ctx.needs_input_grad[0] and stride == 1 and crop >= 0:
+            of_x = F.conv2d(g, weight.flip(-1, -2), None, 1, crop, dilation, x.shape[1])
         elif ctx.needs_input_grad[0]:
             of_x = _convolution_backward(g, x, weight, stride, padding, dilation, [True, False, False])[0]
         if ctx.needs_input_grad[1]:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hypernas.errors import CheckpointError, StoreError
+from hypernas.errors import CheckpointError, StoreError, UsageError
 from hypernas.hypernet.config import GHNConfig
 from hypernas.hypernet.ghn import GHN
 from hypernas.spaces.space import Scale
@@ -132,12 +132,14 @@ def read_info(path: Path) -> GHNInfo:
         value = json.loads(metadata["hypernas"])
         if value["format"] != FORMAT:
             raise CheckpointError(
-                f"The checkpoint's format is {FORMAT!r}",
+                f"The format of checkpoint {str(path)!r} is {FORMAT!r}",
                 value=value["format"],
                 remedy="It was written by another version of hypernas: pretrain again.",
             )
         return GHNInfo.from_json(value)
-    except (KeyError, TypeError, ValueError) as error:
+    except CheckpointError as error:  # of its configuration
+        raise CheckpointError(f"{path}: {error.rule}", value=error.value, remedy=error.remedy) from None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"A GHN checkpoint carries its description ({type(error).__name__}: {error})",
             value=str(path),
@@ -154,7 +156,10 @@ def load_checkpoint(
         CheckpointError: as ``read_info``, and where tensors do not fit the configuration.
     """
     info = read_info(path)
-    ghn = GHN(info.config)
+    try:
+        ghn = GHN(info.config)
+    except UsageError as error:  # an encoder or decoder of another version
+        raise CheckpointError(f"{path}: {error.rule}", value=error.value, remedy=error.remedy) from None
     with _open(path) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118: not a mapping
     own = {name.removeprefix("ghn."): tensor for name, tensor in tensors.items() if name.startswith("ghn.")}
@@ -162,7 +167,9 @@ def load_checkpoint(
         ghn.load_state_dict(own)
     except RuntimeError as error:
         raise CheckpointError(
-            f"The checkpoint's tensors fit its configuration ({str(error).splitlines()[-1].strip()})", value=str(path)
+            f"The checkpoint's tensors fit its configuration ({str(error).splitlines()[-1].strip()})",
+            value=str(path),
+            remedy="It was damaged or edited: make one with hypernas pretrain.",
         ) from None
     extra = {name: tensor for name, tensor in tensors.items() if not name.startswith("ghn.")}
     return ghn.to(device).eval(), info, extra

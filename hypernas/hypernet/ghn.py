@@ -100,7 +100,7 @@ class GHN(nn.Module):
             raise UsageError("emit takes at least one architecture")
         with torch.inference_mode():
             emission = self(GraphBatch.of(architectures, self.vocabulary, self.device))
-            sums = torch.stack([buffer.sum() for buffer in emission.buffers])
+            sums = torch.stack([torch.zeros((), device=self.device), *(buffer.sum() for buffer in emission.buffers)])
             if not torch.isfinite(sums).all():
                 self._name_non_finite(emission)
         return emission  # type: ignore[no-any-return]

@@ -26,8 +26,10 @@ MAX_DISTANCE = 12  # longer paths share a bucket; a cell is about ten primitives
 UNRELATED, SELF = 0, 1
 N_RELATIONS = 2 + 2 * MAX_DISTANCE
 N_KERNELS, N_STRIDES = 8, 3
-N_WAVES = 8
-N_FEATURES = N_KERNELS + 2 * N_STRIDES + 3 + 9 + 2 * N_WAVES
+N_WAVES = 6
+# operations whose number before and after a node tells where in a network it stands
+COUNTED = ("conv", "linear", "batch_norm", "relu", "add", "concat", "max_pool", "average_pool", "multiply")
+N_FEATURES = N_KERNELS + 2 * N_STRIDES + 3 + 9 + 3 * 2 * N_WAVES + 2 * len(COUNTED)
 MAX_SLOT = 7
 
 
@@ -162,10 +164,10 @@ def _features(architecture: Architecture, nodes: Sequence[Node], distance: np.nd
     for i, node in enumerate(nodes):
         shape, attributes = shapes[node.name], node.attributes
         kernel = shapes[node.inputs[1]][2:] if node.op == "conv" else attributes.get("kernel", 0)
-        key = f"{node.op}{kernel}{attributes.get('stride')}{attributes.get('dilation')}{attributes.get('groups')}"
+        groups = attributes.get("groups", 1)
+        kind = 0 if groups == 1 else 1 if groups == shape[0] else 2
+        key = f"{node.op}{kernel}{attributes.get('stride')}{attributes.get('dilation')}{kind}"
         if key not in local:
-            groups = attributes.get("groups", 1)
-            kind = 0 if groups == 1 else 1 if groups == shape[0] else 2
             local[key] = [
                 *_one_hot(_first(kernel) if kernel else 0, N_KERNELS),
                 *_one_hot(_first(attributes.get("stride", 0)), N_STRIDES),
@@ -186,8 +188,17 @@ def _features(architecture: Architecture, nodes: Sequence[Node], distance: np.nd
                 math.log2(n) / 8,
             ]
         )
-    position = np.arange(n, dtype=np.float32)[:, None] / 2.0 ** np.arange(N_WAVES)  # wavelengths 2π to 2^7·2π nodes
-    return np.concatenate([np.asarray(rows, dtype=np.float32), np.sin(position), np.cos(position)], axis=1)
+    counted = np.array([[float(node.op == op) for op in COUNTED] for node in nodes], dtype=np.float32)
+    before = (distance < FAR).astype(np.float32)  # row: every node that leads to it, itself included
+    counts = [np.log2(1 + before @ counted) / 3, np.log2(1 + before.T @ counted) / 3]
+    waves = [_waves(np.asarray(values, dtype=np.float32)) for values in (depth, height, range(n))]
+    return np.concatenate([np.asarray(rows, dtype=np.float32), *counts, *waves], axis=1)
+
+
+def _waves(values: np.ndarray) -> np.ndarray:
+    """(n,) -> (n, 2 * N_WAVES): sines and cosines of wavelengths from 2π to 2^5·2π."""
+    angles = values[:, None] / 2.0 ** np.arange(N_WAVES, dtype=np.float32)
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
 
 
 def _groups(architectures: Sequence[Architecture], size: int, device: torch.device) -> tuple[ParameterGroup, ...]:
@@ -197,12 +208,12 @@ def _groups(architectures: Sequence[Architecture], size: int, device: torch.devi
         index = {node.name: b * size + i for i, node in enumerate(architecture.operations)}
         for spec in architecture.parameters:
             first = architecture.by_name[spec.consumers[0]]
-            depthwise = spec.role == "weight" and first.attributes.get("groups", 1) > 1 and spec.shape[1] == 1
+            depthwise = spec.role == "weight" and first.attributes.get("groups", 1) > 1 and spec.shape[1:2] == (1,)
             key = (spec.role, depthwise, spec.shape)
             members = rows.setdefault(key, [])
             for other in spec.consumers[1:]:
                 shared.setdefault(key, []).append((len(members), index[other]))
-            slot = min(first.inputs.index(spec.name), MAX_SLOT)
+            slot = min(architecture.canonical_inputs(first).index(spec.name), MAX_SLOT)
             members.append((b, spec.name, index[first.name], slot, spec.is_head))
     groups = []
     for (role, depthwise, shape), members in sorted(rows.items()):

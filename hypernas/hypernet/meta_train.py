@@ -25,7 +25,7 @@ from hypernas.data import Dataset
 from hypernas.data.augmentation import augment
 from hypernas.errors import CheckpointError, NonFiniteError
 from hypernas.graphs.architecture import Architecture
-from hypernas.hypernet.checkpoint import GHNInfo, load_checkpoint, save_checkpoint
+from hypernas.hypernet.checkpoint import GHNInfo, load_checkpoint, read_info, save_checkpoint
 from hypernas.hypernet.config import GHNConfig
 from hypernas.hypernet.ghn import GHN, Emission
 from hypernas.hypernet.graph_batch import GraphBatch
@@ -134,9 +134,11 @@ def meta_train(
         KeyboardInterrupt: where ``stop`` was requested; the last checkpoint is kept.
     """
     device = device or torch.device("cpu")
-    trainer = _Trainer(space, dataset, scale, settings, config or GHNConfig(), device)
     if resume:
         assert out is not None
+        settings = MetaSettings(**read_info(out).settings)  # the interrupted run's: they decide what it would have done
+    trainer = _Trainer(space, dataset, scale, settings, config or GHNConfig(), device)
+    if resume and out is not None:
         trainer.restore(out)
     saved = time.monotonic()
     with WorkerPool(device, n_workers) as pool:
@@ -233,7 +235,8 @@ class _Trainer:
         rows = torch.randint(len(self.train_labels), (self.settings.n_images,), generator=generator).to(self.device)
         x = self.train_images[rows]
         if self.settings.augment:
-            x = augment(x, self.dataset.augmentation, generator)
+            policy = self.dataset.augmentation.at_resolution(x.shape[2], self.dataset.input_shape[1])
+            x = augment(x, policy, generator)
         return x.contiguous(memory_format=torch.channels_last), self.train_labels[rows]
 
     def _check(self, losses: Sequence[float], architectures: Sequence[Architecture]) -> None:
@@ -336,7 +339,6 @@ class _Trainer:
         if info.finished:
             raise CheckpointError("A run that is resumed has not come to its end", value=str(path))
         self.ghn.load_state_dict(ghn.state_dict())
-        self.settings = MetaSettings(**info.settings)
         self.step, self.seconds = info.steps, info.seconds
         self.curve = [[_float(value) for value in row] for row in info.figures["curve"]]
         self.loss, self.val_loss, self.val_accuracy = (

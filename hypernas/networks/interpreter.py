@@ -73,7 +73,7 @@ class Program:
             values[step.output] = PRIMITIVES[step.op].apply(inputs, step.attributes, training)
             for i in step.last_used:
                 values[i] = None
-        result = values[self.steps[-1].output]
+        result = values[self.steps[-1].output] if self.steps else x
         assert result is not None
         return result
 
@@ -98,7 +98,7 @@ def compile_program(architecture: Architecture) -> Program:
             node.name,
             node.op,
             dict(node.attributes),
-            tuple(number[name] for name in node.inputs),
+            tuple(number[name] for name in architecture.canonical_inputs(node)),
             number[node.name],
             tuple(ends[i]),
         )

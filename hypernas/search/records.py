@@ -52,7 +52,7 @@ class TrainingReport:
     weights: Path | None = None
 
 
-@dataclass
+@dataclass(slots=True)
 class Candidate:
     """One row of the ranking. ``params`` and ``flops`` are those of the network at full scale.
 

@@ -200,9 +200,7 @@ def _annotate(figure: Figure, axes: Axes, points: Sequence[tuple[float, float]],
         width = 7.0 * len(label) * figure.dpi / 72
         height = 12.0 * figure.dpi / 72
         for radius in (12, 22, 34, 46):
-            places = [
-                (radius * math.cos(k * math.pi / 4), radius * math.sin(k * math.pi / 4)) for k in (1, 3, 2, 0, 4)
-            ]
+            places = [(radius * math.cos(k * math.pi / 4), radius * math.sin(k * math.pi / 4)) for k in (1, 3, 2, 0, 4)]
             free = [
                 (dx, dy)
                 for dx, dy in places
@@ -218,6 +216,13 @@ def _annotate(figure: Figure, axes: Axes, points: Sequence[tuple[float, float]],
         taken.append((px + dx * figure.dpi / 72, py + dy * figure.dpi / 72, width))
         far = {"arrowstyle": "-", "color": "#999999", "linewidth": 0.7} if math.hypot(dx, dy) > 13 else None
         axes.annotate(
-            label, (x, y), (dx, dy), textcoords="offset points", fontsize=10, ha="center", va="center", arrowprops=far,
+            label,
+            (x, y),
+            (dx, dy),
+            textcoords="offset points",
+            fontsize=10,
+            ha="center",
+            va="center",
+            arrowprops=far,
             bbox={"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.75},
         )

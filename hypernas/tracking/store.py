@@ -109,8 +109,8 @@ class SearchTracker:
             raise UsageError(f"The status of a finished run is one of {', '.join(STATUSES)}", value=status)
         client, run_id = self._parent()
         with store_errors(self._uri), tempfile.TemporaryDirectory(prefix="hypernas-") as folder:
-            log_values(client, run_id, metrics=metrics_of(search_summary(result)))
             write_search(Path(folder), result.candidates, architectures)
+            log_values(client, run_id, metrics=metrics_of(search_summary(result)))
             client.log_artifacts(run_id, folder)
             command = client.get_run(run_id).data.params.get("command")
             note = describe(result, status, command)
@@ -130,6 +130,9 @@ class SearchTracker:
 
         Args:
             architecture: at the scale at which it was trained.
+
+        Raises:
+            StoreError: where something cannot be written, or the weights not read; no run is left half made by that.
         """
         client, parent = self._parent()
         end_ms = int(time.time() * 1000)
@@ -141,6 +144,7 @@ class SearchTracker:
             "mlflow.note.content": describe_trained(candidate, report),
         }
         with store_errors(self._uri), tempfile.TemporaryDirectory(prefix="hypernas-") as folder:
+            write_trained(Path(folder), architecture, report, label=candidate.digest[:8])
             run = client.create_run(
                 self._open()[1],
                 start_time=start_ms,
@@ -150,7 +154,6 @@ class SearchTracker:
             run_id = str(run.info.run_id)
             metrics = trained_metrics(candidate, report, start_ms)
             log_values(client, run_id, metrics=metrics, params=trained_params(candidate, report))
-            write_trained(Path(folder), architecture, report, label=candidate.digest[:8])
             client.log_artifacts(run_id, folder)
             client.set_terminated(run_id, status="FINISHED", end_time=end_ms)
         return run_id

@@ -58,7 +58,7 @@ def candidate_table(candidates: Sequence[Candidate]) -> pd.DataFrame:
     """The rows as a data frame with fixed column types, whatever is missing; NaN stands for missing numbers."""
     import pandas as pd
 
-    table = pd.DataFrame(candidate_rows(candidates), columns=list(COLUMNS))
+    table = pd.DataFrame(candidate_rows(candidates), columns=list(COLUMNS), dtype="object")
     return table.astype({column: "object" if kind == "str" else kind for column, kind in COLUMNS.items()})
 
 
@@ -82,7 +82,7 @@ def describe(result: SearchResult, status: str, command: str | None, top: int = 
     lines += _top_table(result.candidates, top)
     failed = sum(candidate.score is None for candidate in result.candidates)
     if failed:
-        lines += ["", f"{failed:,} candidates could not be scored; they rank last, with the reason in `error`."]
+        lines += ["", f"Not scored: {failed:,}; these rank last, with the reason in column `error`."]
     lines += [
         "",
         "Score: minus the val loss (nats) with emitted weights, ± its standard error over val images; higher is "
@@ -104,10 +104,11 @@ def describe_trained(candidate: Candidate, report: TrainingReport) -> str:
         score += f" ± {candidate.score_se:.4f}"
     return (
         f"Candidate `{candidate.digest[:8]}`, rank {candidate.rank} (score before training {score}), trained in full "
-        f"from {report.init} weights at `{report.scale.name}`: val accuracy {report.val_accuracy:.2f} %, **test accuracy "
-        f"{report.test_accuracy:.2f} %** with the weights of epoch {report.best_epoch} (best on the val split) of "
-        f"{len(report.history)}; {short(report.n_parameters)} parameters, {short(report.flops)} FLOPs an image, "
-        f"{report.seconds:,.0f} s.\n\nThe network: artifacts `model/architecture.json` and `model/weights.safetensors`."
+        f"from {report.init} weights at `{report.scale.name}`: val accuracy {report.val_accuracy:.2f} %, "
+        f"**test accuracy {report.test_accuracy:.2f} %** with the weights of epoch {report.best_epoch} (best on the "
+        f"val split) of {len(report.history)}; {short(report.n_parameters)} parameters, {short(report.flops)} FLOPs an "
+        f"image, {report.seconds:,.0f} s.\n\n"
+        "The network: artifacts `model/architecture.json` and `model/weights.safetensors`."
     )
 
 

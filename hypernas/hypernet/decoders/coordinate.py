@@ -80,9 +80,10 @@ class Head(nn.Module):
 
     def forward(self, z: Tensor, shape: tuple[int, ...]) -> Tensor:
         """(n, dim) -> (n, *shape), not normalised."""
-        sizes: dict[str, int | tuple[int, ...]] = {"o": shape[0]}
+        # a vector's one axis runs over all its values: that of a layer norm may have several axes
+        sizes: dict[str, int | tuple[int, ...]] = {"o": shape[0] if len(self.axes) > 1 else math.prod(shape)}
         if "i" in self.axes:
-            sizes["i"] = shape[1]
+            sizes["i"] = math.prod(shape[1:2])
         if "k" in self.axes:
             sizes["k"] = shape[2:]
         alpha = self.mix(z)
@@ -144,6 +145,6 @@ class CoordinateDecoder(nn.Module):
             return group.role
         if group.depthwise:
             return "depthwise"
-        return "linear" if len(group.shape) == 2 else "conv"
+        return "linear" if len(group.shape) <= 2 else "conv"
 
 

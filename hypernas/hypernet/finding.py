@@ -1,0 +1,83 @@
+"""Find a pretrained GHN for a space and a data set: given, in the user's cache, or shipped with the package."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hypernas.data import Dataset, cache_folder
+from hypernas.errors import CheckpointError
+from hypernas.hypernet.checkpoint import GHNInfo, read_info
+from hypernas.spaces.space import Scale, SearchSpace
+
+__all__ = ["FoundGHN", "cache_path", "check_fits", "find_ghn", "ghn_folder"]
+
+
+@dataclass(frozen=True)
+class FoundGHN:
+    """A checkpoint that fits. ``origin`` is ``given``, ``cache`` or ``shipped``; ``passed_over`` says what did not fit."""
+
+    path: Path
+    info: GHNInfo
+    origin: str
+    passed_over: tuple[str, ...] = ()
+
+
+def ghn_folder() -> Path:
+    return cache_folder() / "ghn"
+
+
+def shipped_folder() -> Path:
+    return Path(__file__).resolve().parent.parent / "checkpoints"
+
+
+def cache_path(space: SearchSpace, dataset: Dataset, scale: Scale) -> Path:
+    """Where a GHN for these is kept: the name tells them apart, the header inside is what is trusted."""
+    name = f"{space.name}-v{space.version}-{dataset.name}-{dataset.fingerprint[:8]}-{scale.name}.safetensors"
+    return ghn_folder() / name
+
+
+def check_fits(info: GHNInfo, space: SearchSpace, dataset: Dataset, scale: Scale) -> None:
+    """Raises CheckpointError unless the GHN was meta-trained on this space, data and scale."""
+    for what, found, wanted in (
+        ("space", info.space, space.name),
+        ("version of the space", info.space_version, space.version),
+        ("data set", info.data, dataset.name),
+        ("content of the data set", info.data_fingerprint, dataset.fingerprint),
+        ("scoring scale", info.scale.name, scale.name),
+    ):
+        if found != wanted:
+            raise CheckpointError(
+                f"A GHN scores what it was meta-trained on; its {what} is {found!r}, this search's is {wanted!r}",
+                remedy="Leave --ghn out, or make one that fits with hypernas pretrain.",
+            )
+
+
+def find_ghn(space: SearchSpace, dataset: Dataset, scale: Scale, given: Path | None = None) -> FoundGHN | None:
+    """The checkpoint to use, or None where there is none and one has to be pretrained.
+
+    Raises:
+        CheckpointError: where the given one cannot be read or does not fit. Others that do not are passed over.
+    """
+    if given is not None:
+        info = read_info(given)
+        check_fits(info, space, dataset, scale)
+        return FoundGHN(given, info, "given")
+    passed_over: list[str] = []
+    for origin, folder in (("cache", ghn_folder()), ("shipped", shipped_folder())):
+        fitting: list[tuple[int, Path, GHNInfo]] = []
+        for path in sorted(folder.glob("*.safetensors")):
+            try:
+                info = read_info(path)
+                check_fits(info, space, dataset, scale)
+            except CheckpointError as error:
+                passed_over.append(f"{path.name}: {error.rule}")
+                continue
+            if info.finished:
+                fitting.append((info.architecture_steps, path, info))
+            else:
+                passed_over.append(f"{path.name}: its meta-training did not finish")
+        if fitting:
+            _, path, info = max(fitting, key=lambda found: found[:2])
+            return FoundGHN(path, info, origin, tuple(passed_over))
+    return None

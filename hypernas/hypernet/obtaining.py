@@ -1,0 +1,107 @@
+"""The GHN for a search: one that fits, else one pretrained now and kept for the next time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+
+from hypernas.data import Dataset
+from hypernas.errors import StoreError
+from hypernas.hypernet.checkpoint import GHNInfo, load_checkpoint
+from hypernas.hypernet.finding import FoundGHN, cache_path, find_ghn
+from hypernas.hypernet.ghn import GHN
+from hypernas.hypernet.meta_train import MetaSettings, Progress, meta_train
+from hypernas.interrupts import StopRequest
+from hypernas.spaces.space import Scale, SearchSpace
+
+__all__ = ["default_steps", "obtain_ghn"]
+
+DIGITS_STEPS = 800  # about 90 s on two cores
+OTHER_STEPS = 4_000
+
+
+def default_steps(dataset: Dataset) -> int:
+    """Steps of meta-training where the user names none: a fixed number, so that the result can be repeated."""
+    return DIGITS_STEPS if len(dataset.train.labels) <= 5_000 else OTHER_STEPS
+
+
+def obtain_ghn(
+    space: SearchSpace,
+    dataset: Dataset,
+    scale: Scale,
+    *,
+    given: Path | None,
+    steps: int | None,
+    seed: int,
+    device: torch.device,
+    say: Callable[[str], None],
+    report: Callable[[Progress], None],
+    stop: StopRequest,
+) -> tuple[GHN, GHNInfo, Path, bool]:
+    """The GHN, its description, its file, and whether it was pretrained now.
+
+    Two searches that need the same GHN at once do not train it twice: the second waits for the first.
+
+    Raises:
+        CheckpointError: where the given one does not fit.
+        StoreError: where the cache folder cannot be written.
+    """
+    found = find_ghn(space, dataset, scale, given)
+    if found is None:
+        path = cache_path(space, dataset, scale)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(f"{path}.lock")
+            with _patiently(lock, path, say, stop):
+                found = find_ghn(space, dataset, scale)  # another process may have made it meanwhile
+                if found is None:
+                    settings = MetaSettings(steps=steps or default_steps(dataset), meta_batch=4, seed=seed)
+                    say(
+                        f"No pretrained GHN for {space.name} on {dataset.name}: pretraining one for {settings.steps:,} "
+                        "steps. It is kept, and the next search starts at once."
+                    )
+                    ghn, info = meta_train(
+                        space, dataset, scale, settings, device=device, out=path, report=report, stop=stop
+                    )
+                    return ghn, info, path, True
+        except OSError as error:
+            raise StoreError(
+                f"Pretrained GHNs can be kept in the cache folder ({error.strerror})",
+                value=str(path.parent),
+                remedy="Set HYPERNAS_CACHE to a folder that can be written.",
+            ) from None
+    ghn, info, _ = load_checkpoint(found.path, device)
+    say(_describe(found))
+    return ghn, info, found.path, False
+
+
+def _describe(found: FoundGHN) -> str:
+    accuracy = found.info.figures.get("val_accuracy")
+    measured = "" if accuracy is None else f", mean val accuracy of its emitted weights {accuracy:.1f} %"
+    origin = {"given": f"given, {found.path}", "cache": "pretrained earlier", "shipped": "shipped with hypernas"}
+    return f"GHN {found.info.name} ({origin[found.origin]}{measured})."
+
+
+class _patiently:  # noqa: N801: reads as a verb at its one use
+    """Hold a lock, waiting for its holder with a message, and open to interruption."""
+
+    def __init__(self, lock: FileLock, path: Path, say: Callable[[str], None], stop: StopRequest) -> None:
+        self.lock, self.path, self.say, self.stop = lock, path, say, stop
+
+    def __enter__(self) -> None:
+        said = False
+        while True:
+            self.stop.check()
+            try:
+                self.lock.acquire(timeout=0.5)
+                return
+            except Timeout:
+                if not said:
+                    self.say(f"Another process is pretraining {self.path.name}: waiting for it ...")
+                    said = True
+
+    def __exit__(self, *exception: object) -> None:
+        self.lock.release()

@@ -1,0 +1,330 @@
+"""A search from start to end: find a GHN, propose and score, rank, train the best, and log the whole story."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from hypernas.data import Dataset, load_dataset, resolve_data
+from hypernas.errors import HypernasError, UsageError
+from hypernas.graphs.architecture import Architecture
+from hypernas.hypernet.checkpoint import GHNInfo
+from hypernas.hypernet.ghn import GHN
+from hypernas.hypernet.meta_train import Progress
+from hypernas.hypernet.obtaining import obtain_ghn
+from hypernas.interrupts import StopRequest, catch_interrupts
+from hypernas.networks.network import random_weights
+from hypernas.ranking.scoring import Scorer
+from hypernas.runtime import WorkerPool, keep_freed_memory, resolve_device
+from hypernas.search.options import SearchOptions, check_writable
+from hypernas.search.proposing import Proposer
+from hypernas.search.ranking_table import RankingTable
+from hypernas.search.records import Candidate, EpochMetrics, SearchResult, TrainingReport
+from hypernas.spaces.finding import load_space
+from hypernas.spaces.space import Scale, SearchSpace
+from hypernas.tracking import SearchTracker
+from hypernas.training.full import TrainSettings, default_epochs, train_network
+
+__all__ = ["Watcher", "run_search"]
+
+ASK = 32  # architectures proposed, scored and told at a time
+
+
+class Watcher(Protocol):
+    """Hears of everything that goes on; the command line's one draws it."""
+
+    def message(self, text: str) -> None: ...
+
+    def pretraining(self, progress: Progress) -> None: ...
+
+    def scored(self, rows: Sequence[Candidate], n_wanted: int, seconds: float) -> None: ...
+
+    def training(self, candidate: Candidate, metrics: EpochMetrics, epochs: int) -> None: ...
+
+    def trained(self, candidate: Candidate) -> None: ...
+
+
+class SilentWatcher:
+    """Says nothing."""
+
+    def message(self, text: str) -> None:
+        pass
+
+    def pretraining(self, progress: Progress) -> None:
+        pass
+
+    def scored(self, rows: Sequence[Candidate], n_wanted: int, seconds: float) -> None:
+        pass
+
+    def training(self, candidate: Candidate, metrics: EpochMetrics, epochs: int) -> None:
+        pass
+
+    def trained(self, candidate: Candidate) -> None:
+        pass
+
+
+class SearchInterrupted(KeyboardInterrupt):
+    """A search that was stopped; what it had found is saved, and in ``result``."""
+
+    def __init__(self, result: SearchResult) -> None:
+        super().__init__()
+        self.result = result
+
+
+def run_search(options: SearchOptions, watcher: Watcher | None = None) -> SearchResult:
+    """Run a search.
+
+    Raises:
+        HypernasError: for whatever a user can cause; see ``hypernas.errors``.
+        SearchInterrupted: after SIGINT or SIGTERM; the MLflow run is then marked killed.
+    """
+    options.check()
+    keep_freed_memory()
+    with catch_interrupts() as stop:
+        return _Search(options, watcher or SilentWatcher(), stop).run()
+
+
+def full_scale(space: SearchSpace, dataset: Dataset, options: SearchOptions) -> Scale:
+    """The space's full scale for this data, with the sizes that the user gave instead."""
+    scale = space.full_scale(dataset.input_shape, dataset.n_classes)
+    given = {"n_cells": options.cells, "width": options.width}
+    return replace(scale, **{name: value for name, value in given.items() if value is not None})
+
+
+class _Search:
+    def __init__(self, options: SearchOptions, watcher: Watcher, stop: StopRequest) -> None:
+        self.options, self.watcher, self.stop = options, watcher, stop
+        self.started = time.monotonic()
+        self.seconds = {"pretrain": 0.0, "score": 0.0, "train": 0.0, "total": 0.0}
+        self.device = resolve_device(options.device)
+        self.space = load_space(options.space)
+        name, said = resolve_data(options.data, self.space.data_sets, options.data_dir)
+        watcher.message(said)
+        self.dataset = load_dataset(name, options.data_dir)
+        shape, n_classes = self.dataset.input_shape, self.dataset.n_classes
+        self.scoring_scale = self.space.scoring_scale(shape, n_classes)
+        self.full_scale = full_scale(self.space, self.dataset, options)
+        self._check_sizes()
+        check_writable(options.out)
+        self.search_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(3).hex()}"
+        self.folder = options.out / "searches" / self.search_id
+        check_writable(self.folder)
+        self.tracker = SearchTracker(options.out, experiment=self.space.name, tracking_uri=options.tracking_uri)
+        self.table = RankingTable()
+        self.run_id: str | None = None
+        self.ghn_name = ""
+
+    def _check_sizes(self) -> None:
+        """Images that are too small for the space's reductions are refused before anything is trained."""
+        for scale in (self.scoring_scale, self.full_scale):
+            self.space.sample(random.Random(0), scale)
+            smallest = min(scale.input_shape[1:]) >> scale.n_reductions
+            if smallest < 1:
+                raise UsageError(
+                    f"Images are at least {2**scale.n_reductions} pixels for {scale.n_reductions} reductions",
+                    value=f"{self.dataset.name}: {self.dataset.input_shape}",
+                    remedy="Use larger images, or a space with fewer reductions.",
+                )
+
+    def run(self) -> SearchResult:
+        with ThreadPoolExecutor(1) as background:
+            try:
+                ghn, info, path = self._obtain_ghn()
+                # MLflow takes seconds to import and to create a store: meanwhile the scoring goes on
+                opening = background.submit(self._open_run, info, path)
+                self._score(ghn)
+                self.run_id = opening.result()
+                self._train(ghn)
+            except KeyboardInterrupt:
+                result = self._finish("killed", background)
+                raise SearchInterrupted(result) from None
+            except BaseException:
+                if self.table.rows or self.run_id:
+                    self._finish("failed", background)
+                raise
+            return self._finish("finished", background)
+
+    # --- stages ---
+
+    def _obtain_ghn(self) -> tuple[GHN, GHNInfo, Path]:
+        start = time.monotonic()
+        ghn, info, path, pretrained = obtain_ghn(
+            self.space,
+            self.dataset,
+            self.scoring_scale,
+            given=self.options.ghn,
+            steps=self.options.pretrain_steps,
+            seed=0,
+            device=self.device,
+            say=self.watcher.message,
+            report=self.watcher.pretraining,
+            stop=self.stop,
+        )
+        if pretrained:
+            self.seconds["pretrain"] = time.monotonic() - start
+        self.ghn_name = info.name
+        return ghn, info, path
+
+    def _open_run(self, info: GHNInfo, path: Path) -> str:
+        o = self.options
+        parameters = {
+            **{key: value for key, value in o.to_json().items() if value is not None and key != "tracking_uri"},
+            "space": self.space.name,
+            "space_version": self.space.version,
+            "data": self.dataset.name,
+            "data_fingerprint": self.dataset.fingerprint,
+            "scoring_scale": self.scoring_scale.name,
+            "full_scale": self.full_scale.name,
+            "device": str(self.device),
+            "ghn": info.name,
+            "ghn_file": path.name,
+            "ghn_architecture_steps": info.architecture_steps,
+            "ghn_val_accuracy": info.figures.get("val_accuracy"),
+            "ghn_val_loss": info.figures.get("val_loss"),
+            "ghn_encoder": info.config.encoder,
+            "ghn_decoder": info.config.decoder,
+        }
+        tags = {
+            "hypernas.space": self.space.name,
+            "hypernas.data": self.dataset.name,
+            "hypernas.ghn": info.name,
+            "hypernas.sampler": o.sampler,
+        }
+        return self.tracker.start(self.search_id, parameters, tags)
+
+    def _score(self, ghn: GHN) -> None:
+        start = time.monotonic()
+        o = self.options
+        proposer = Proposer(self.space, self.scoring_scale, o.sampler, o.seed)
+        scorer = Scorer(ghn, self.dataset, self.scoring_scale, self.device, n_images=o.score_images)
+        self.watcher.message(f"Scoring {o.candidates:,} architectures by their emitted weights ...")
+        with WorkerPool(self.device) as pool, (self.folder / "candidates.jsonl").open("w") as log:
+            self.table.log = log
+            while len(self.table.rows) < o.candidates and not proposer.exhausted:
+                self.stop.check()
+                architectures = proposer.ask(min(ASK, o.candidates - len(self.table.rows)))
+                scores = scorer.score(architectures, pool)
+                proposer.tell(architectures, [score.value for score in scores])
+                for architecture, score in zip(architectures, scores, strict=True):
+                    assert architecture.decisions is not None
+                    network = self.space.replay(architecture.decisions, self.full_scale)
+                    self.table.add(architecture, score, network.n_parameters, network.flops)
+                self.table.flush()
+                self.seconds["score"] = time.monotonic() - start
+                self.watcher.scored(self.table.rows, o.candidates, self.seconds["score"])
+            self.table.log = None
+        if proposer.exhausted:
+            n = len(self.table.rows)
+            self.watcher.message(f"The space has only {n:,} distinct architectures: all of them are scored.")
+
+    def _train(self, ghn: GHN) -> None:
+        o = self.options
+        epochs = default_epochs(len(self.dataset.train.labels), self.device) if o.epochs is None else o.epochs
+        chosen = [row for row in self.table.ranked() if row.score is not None][: o.top if epochs else 0]
+        if o.top > len(self.table.rows):
+            self.watcher.message(f"--top {o.top} is more than the {len(self.table.rows)} candidates: all are trained.")
+        if not chosen:
+            return
+        start = time.monotonic()
+        self.watcher.message(f"Training the best {len(chosen)} for {epochs} epochs, from {o.init} weights ...")
+        with WorkerPool(self.device) as pool:
+            futures = {pool.submit(self._train_one, ghn, row, epochs): row for row in chosen}
+            try:
+                for future in as_completed(futures):
+                    self._keep(futures[future], future)
+                    self.seconds["train"] = time.monotonic() - start
+                self.stop.check()
+            except KeyboardInterrupt:
+                for future, row in futures.items():  # those that came to their end are kept
+                    if future.done() and not future.cancelled() and future.exception() is None and row.training is None:
+                        self._keep(row, future)
+                raise
+            finally:
+                for future in futures:
+                    future.cancel()
+                self.seconds["train"] = time.monotonic() - start
+
+    def _train_one(self, ghn: GHN, row: Candidate, epochs: int) -> TrainingReport:
+        o = self.options
+        self.stop.check()
+        architecture = self.network_of(row)
+        if o.init == "emitted":
+            weights = dict(ghn.emit([architecture])[0])
+        else:
+            weights = random_weights(architecture, o.seed)
+        return train_network(
+            architecture,
+            weights,
+            self.dataset,
+            self.full_scale,
+            TrainSettings(epochs=epochs, seed=o.seed),
+            init=o.init,
+            device=self.device,
+            folder=self.folder / "networks" / row.digest[:12],
+            report=lambda metrics: self.watcher.training(row, metrics, epochs),
+            stop=self.stop,
+        )[1]
+
+    def _keep(self, row: Candidate, future: Future[TrainingReport]) -> None:
+        try:
+            row.training = future.result()
+        except HypernasError as error:  # one network that fails to train does not end the search
+            row.training_error = str(error)
+            self.watcher.message(f"Rank {row.rank} ({row.digest[:8]}) failed to train: {error}")
+            return
+        row.run_id = self.tracker.log_trained(
+            row,
+            self.network_of(row),
+            row.training,
+            {"hypernas.space": self.space.name, "hypernas.data": self.dataset.name, "hypernas.rank": str(row.rank)},
+        )
+        self.watcher.trained(row)
+
+    def network_of(self, row: Candidate) -> Architecture:
+        return self.space.replay(row.decisions, self.full_scale, digest=row.digest)
+
+    # --- the end, whatever it is ---
+
+    def _finish(self, state: str, background: ThreadPoolExecutor) -> SearchResult:
+        self.seconds["total"] = time.monotonic() - self.started
+        candidates = self.table.ranked()
+        result = SearchResult(
+            self.search_id,
+            self.run_id,
+            self.tracker.tracking_uri,
+            self.space.name,
+            self.dataset.name,
+            self.ghn_name,
+            self.scoring_scale,
+            self.full_scale,
+            candidates,
+            self.seconds,
+            state,
+        )
+        self._save(result)
+        background.shutdown(wait=True)
+        self.run_id = self.run_id or self.tracker.run_id  # it may have opened after the interruption
+        if self.run_id is not None:
+            result.run_id = self.run_id
+            best = [row for row in candidates if row.score is not None][: max(3, self.options.top)]
+            drawn = {row.digest: self.network_of(row) for row in best}
+            status = {"finished": "FINISHED", "killed": "KILLED", "failed": "FAILED"}[state]
+            self.tracker.finish(result, drawn, status)
+            self._save(result)
+        return result
+
+    def _save(self, result: SearchResult) -> None:
+        value = {**result.to_json(self.options.top), "options": self.options.to_json()}
+        path = self.folder / "search.json"
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(value, indent=1))
+        temporary.replace(path)

@@ -1,0 +1,79 @@
+"""Everything that a search can be told, checked before anything is started."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hypernas.errors import StoreError, UsageError, close_matches
+from hypernas.search.proposing import SAMPLERS
+
+__all__ = ["INITS", "SearchOptions", "check_writable"]
+
+INITS = ("emitted", "random")
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """Options of ``hypernas search``; the command line's help says what each does.
+
+    Attributes:
+        epochs: of full training; None for a default that fits the data set, 0 to rank only.
+        cells, width: of the networks that are trained; None for the space's full scale.
+        pretrain_steps: of meta-training where no GHN is found; None for a default that fits the data set.
+        score_images: val images that a candidate is scored on, at most.
+    """
+
+    space: str
+    data: str = "auto"
+    data_dir: Path | None = None
+    candidates: int = 1000
+    top: int = 5
+    sampler: str = "random"
+    epochs: int | None = None
+    init: str = "emitted"
+    cells: int | None = None
+    width: int | None = None
+    device: str = "auto"
+    seed: int = 0
+    out: Path = Path("mlruns")
+    ghn: Path | None = None
+    pretrain_steps: int | None = None
+    score_images: int = 512
+    tracking_uri: str | None = None
+    command: str = ""
+
+    def check(self) -> None:
+        """Raises UsageError for the first value that cannot be used."""
+        for name, least in (("candidates", 1), ("top", 0), ("cells", 1), ("width", 1), ("pretrain_steps", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                option = name.replace("_", "-")
+                raise UsageError(f"--{option} is at least {least}", value=value, remedy=f"Give --{option} {least} or more.")
+        if self.epochs is not None and self.epochs < 0:
+            raise UsageError("--epochs is 0 (rank only) or more", value=self.epochs)
+        if self.score_images < 2:
+            raise UsageError("--score-images is at least 2", value=self.score_images)
+        for name, known in (("sampler", SAMPLERS), ("init", INITS)):
+            value = getattr(self, name)
+            if value not in known:
+                raise UsageError(f"--{name} is one of those known", value=value, remedy=close_matches(value, known))
+
+    def to_json(self) -> dict[str, Any]:
+        return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
+
+
+def check_writable(folder: Path) -> None:
+    """Raises StoreError, at once rather than after minutes of work, where files cannot be made in the folder."""
+    probe = folder / ".hypernas-write-test"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"x" * 4096)
+        probe.unlink()
+    except OSError as error:
+        raise StoreError(
+            f"The folder given to --out can be written ({error.strerror})",
+            value=str(folder),
+            remedy="Name another folder with --out, or free space on its disk.",
+        ) from None
