@@ -35,7 +35,7 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise DeviceError("A device is one that torch knows", value=name, remedy=remedy) from None
-    there = {
+    there: dict[str, Callable[[], bool]] = {
         "cpu": lambda: True,
         "cuda": lambda: torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
         "mps": torch.backends.mps.is_available,

@@ -13,7 +13,7 @@ from hypernas.graphs.primitives import PRIMITIVES, _slow_depthwise
 GEOMETRIES = [
     (kernel, stride, dilation, padding)
     for kernel, stride, dilation in itertools.product((3, 4, 5, 6, 7), (1, 2, 3), (1, 2))
-    for padding in {0, dilation * (kernel - 1) // 2, dilation * kernel}
+    for padding in (0, dilation * (kernel - 1) // 2, dilation * kernel)
 ]
 
 

@@ -11,8 +11,8 @@ from matplotlib.text import Text
 from scipy.stats import kendalltau
 from tracking_records import make_candidates
 
+from hypernas.engine.records import Candidate
 from hypernas.errors import UsageError
-from hypernas.search.records import Candidate
 from hypernas.tracking import figures
 from hypernas.tracking.tables import candidate_table, short
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from hypernas.engine.records import Candidate, EpochMetrics, SearchResult, TrainingReport
 from hypernas.graphs.architecture import Architecture
-from hypernas.search.records import Candidate, EpochMetrics, SearchResult, TrainingReport
 from hypernas.spaces.space import Scale
 from search_spaces.cifar_cells import CifarCells
 

@@ -287,19 +287,21 @@ class Architecture:
             raise ArchitectureError(f"The format of an architecture file is {FORMAT!r}", value=found)
         return cls(nodes, output, structure=value.get("structure"), decisions=decisions)
 
-    def to_networkx(self) -> nx.MultiDiGraph:
+    def to_networkx(self) -> nx.MultiDiGraph[str]:
         """A frozen ``MultiDiGraph``: nodes carry ``op``, ``attributes`` and ``shape``, edges the input ``slot``."""
         import networkx as nx
 
-        graph = nx.MultiDiGraph(output=self.output)
+        graph: nx.MultiDiGraph[str] = nx.MultiDiGraph(output=self.output)
         for node in self.nodes:
             graph.add_node(node.name, op=node.op, attributes=node.attributes, shape=self.shapes[node.name])
         for node in self.nodes:
-            graph.add_edges_from((name, node.name, slot, {"slot": slot}) for slot, name in enumerate(node.inputs))
-        return nx.freeze(graph)
+            for slot, name in enumerate(node.inputs):
+                graph.add_edge(name, node.name, key=slot, slot=slot)
+        frozen: nx.MultiDiGraph[str] = nx.freeze(graph)
+        return frozen
 
     @classmethod
-    def from_networkx(cls, graph: nx.DiGraph | nx.MultiDiGraph) -> Architecture:
+    def from_networkx(cls, graph: nx.DiGraph[Any] | nx.MultiDiGraph[Any]) -> Architecture:
         """From any directed graph whose nodes have ``op`` and optionally ``attributes``.
 
         Inputs are ordered by the edges' ``slot``; where edges have none, by the order in which they were added. The
@@ -314,7 +316,7 @@ class Architecture:
         for name, data in graph.nodes(data=True):
             if "op" not in data:
                 raise ArchitectureError(f"Node {name!r} has no 'op'", remedy="Set graph.nodes[name]['op'].")
-            edges = list(graph.in_edges(name, data="slot"))
+            edges: list[tuple[Any, Any, Any]] = list(graph.in_edges(name, data="slot"))
             slots = [slot for _, _, slot in edges if slot is not None]
             if slots and sorted(slots) != list(range(len(edges))):
                 raise ArchitectureError(
@@ -348,7 +350,9 @@ def _structure_text(structure: Any) -> str:
     try:
         return canonical_json(json.loads(canonical_json(structure)))  # twice: JSON turns whole numbers as keys to text
     except (TypeError, ValueError) as error:
-        raise ArchitectureError(f"The structure of an architecture is a JSON value ({error})", value=structure) from None
+        raise ArchitectureError(
+            f"The structure of an architecture is a JSON value ({error})", value=structure
+        ) from None
 
 
 def _frozen(value: Any) -> Any:

@@ -89,9 +89,7 @@ class Builder:
     def relu(self, x: str) -> str:
         return self.op("relu", x)
 
-    def finish(
-        self, output: str, *, structure: Any = None, decisions: Mapping[str, Any] | None = None
-    ) -> Architecture:
+    def finish(self, output: str, *, structure: Any = None, decisions: Mapping[str, Any] | None = None) -> Architecture:
         """The architecture that computes ``output``; what it does not depend on is pruned.
 
         Raises:

@@ -59,7 +59,9 @@ class _DepthwiseConv2d(torch.autograd.Function):
             of_x = _convolution_backward(g, x, weight, stride, padding, dilation, [True, False, False])[0]
         if ctx.needs_input_grad[1]:
             padded = F.pad(x, (padding,) * 4)
-            of_weight = _by_taps(padded, g, size, stride, dilation) if dilation > 1 else _by_blocks(padded, g, size, stride)
+            of_weight = (
+                _by_taps(padded, g, size, stride, dilation) if dilation > 1 else _by_blocks(padded, g, size, stride)
+            )
         return of_x, of_weight, None, None, None
 
 

@@ -244,8 +244,9 @@ def _infer_layer_norm(inputs: Sequence[Shape], attributes: Attributes) -> Shape:
 
 
 def _apply_layer_norm(inputs: Sequence[Tensor], attributes: Attributes, training: bool) -> Tensor:
-    x, *affine = inputs
-    return F.layer_norm(x, x.shape[-attributes["n_axes"] :], *affine, eps=attributes["eps"])
+    x, scale, shift = (*inputs, None, None)[:3]
+    assert x is not None
+    return F.layer_norm(x, x.shape[-attributes["n_axes"] :], scale, shift, attributes["eps"])
 
 
 def _infer_group_norm(inputs: Sequence[Shape], attributes: Attributes) -> Shape:
@@ -257,13 +258,12 @@ def _infer_group_norm(inputs: Sequence[Shape], attributes: Attributes) -> Shape:
 
 
 def _apply_group_norm(inputs: Sequence[Tensor], attributes: Attributes, training: bool) -> Tensor:
-    x, *affine = inputs
-    return F.group_norm(x, attributes["groups"], *affine, eps=attributes["eps"])
+    x, scale, shift = (*inputs, None, None)[:3]
+    assert x is not None
+    return F.group_norm(x, attributes["groups"], scale, shift, attributes["eps"])
 
 
-_register(
-    Primitive("batch_norm", (3, 3), _infer_batch_norm, _apply_batch_norm, {"eps": 1e-5, "momentum": 0.1})
-)
+_register(Primitive("batch_norm", (3, 3), _infer_batch_norm, _apply_batch_norm, {"eps": 1e-5, "momentum": 0.1}))
 _register(Primitive("layer_norm", (1, 3), _infer_layer_norm, _apply_layer_norm, {"n_axes": 1, "eps": 1e-5}))
 _register(Primitive("group_norm", (1, 3), _infer_group_norm, _apply_group_norm, {"groups": REQUIRED, "eps": 1e-5}))
 
@@ -275,8 +275,14 @@ def _same(inputs: Sequence[Shape], attributes: Attributes) -> Shape:
     return inputs[0]
 
 
-for _name, _function in {"relu": F.relu, "gelu": F.gelu, "silu": F.silu, "sigmoid": torch.sigmoid}.items():
-    _register(Primitive(_name, (1, 1), _same, lambda inputs, a, t, f=_function: f(inputs[0]), {}))
+def _elementwise(name: str, function: Callable[[Tensor], Tensor]) -> Primitive:
+    return Primitive(name, (1, 1), _same, lambda inputs, attributes, training: function(inputs[0]), {})
+
+
+_register(_elementwise("relu", F.relu))
+_register(_elementwise("gelu", F.gelu))
+_register(_elementwise("silu", F.silu))
+_register(_elementwise("sigmoid", torch.sigmoid))
 _register(Primitive("identity", (1, 1), _same, lambda inputs, attributes, training: inputs[0], {}))
 
 
@@ -284,7 +290,7 @@ def _broadcast(inputs: Sequence[Shape], attributes: Attributes) -> Shape:
     if len({len(shape) for shape in inputs}) > 1:
         raise Mismatch(f"inputs have the same number of axes, not {', '.join(map(str, inputs))}", "reshape them first")
     try:
-        return tuple(torch.broadcast_shapes(*inputs)) if len(set(inputs)) > 1 else inputs[0]
+        return tuple(torch.broadcast_shapes(*inputs)) if len(set(inputs)) > 1 else inputs[0]  # type: ignore[no-untyped-call]
     except RuntimeError:
         raise Mismatch(
             f"shapes {', '.join(map(str, inputs))} do not fit together",
@@ -353,7 +359,8 @@ def _apply_average_pool(inputs: Sequence[Tensor], attributes: Attributes, traini
     if n != 2 or x.device.type != "cpu":
         options = {"count_include_pad": False}
         return _AVERAGE_POOL[n](x, attributes["kernel"], attributes["stride"], attributes["padding"], **options)
-    return average_pool2d(x, _per_axis(attributes["kernel"], n, "kernel"), attributes["stride"], attributes["padding"])
+    height, width = _per_axis(attributes["kernel"], n, "kernel")
+    return average_pool2d(x, (height, width), attributes["stride"], attributes["padding"])
 
 
 _POOL_DEFAULTS = {"kernel": REQUIRED, "stride": 1, "padding": 0}

@@ -147,9 +147,7 @@ def read_info(path: Path) -> GHNInfo:
         ) from None
 
 
-def load_checkpoint(
-    path: Path, device: torch.device | str = "cpu"
-) -> tuple[GHN, GHNInfo, dict[str, Tensor]]:
+def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> tuple[GHN, GHNInfo, dict[str, Tensor]]:
     """The GHN in evaluation mode, what it says of itself, and the extra tensors.
 
     Raises:

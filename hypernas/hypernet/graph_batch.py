@@ -106,8 +106,10 @@ class GraphBatch:
             relation[b, :k, :k] = _relations(distance)
             mask[b, :k] = True
         on = torch.device(device)
-        tensors = [torch.from_numpy(array).to(on) for array in (op, features, relation, mask)]
-        return cls(*tensors, groups=_groups(architectures, size, on))
+        groups = _groups(architectures, size, on)
+        arrays = (op, features, relation, mask)
+        ops, facts, relations, masks = (torch.from_numpy(array).to(on) for array in arrays)
+        return cls(ops, facts, relations, masks, groups)
 
 
 FAR = np.int16(10_000)

@@ -269,8 +269,8 @@ class _Trainer:
             )
         warmup = min(1.0, (self.step + 1) / self.settings.warmup_steps)
         rate = self.settings.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * min(1.0, self.fraction)))
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = rate
         self.optimizer.step()
 
     # --- validation, on images and architectures that are never trained on ---
@@ -376,5 +376,3 @@ def _load_optimizer(ghn: GHN, optimizer: torch.optim.Optimizer, tensors: dict[st
                 state[key] = stored if key == "step" else stored.to(parameter.device)
         if state:
             optimizer.state[parameter] = state
-
-

@@ -25,4 +25,5 @@ def normalize_weight(raw: Tensor, fan_in: int, gain: float = GAIN) -> Tensor:
     """
     axes = tuple(range(1, raw.dim()))
     inverse = torch.rsqrt(raw.square().mean(dim=axes, keepdim=True) + 1e-8)
-    return raw * inverse * (gain / fan_in) ** 0.5
+    scaled: Tensor = raw * inverse * (gain / fan_in) ** 0.5
+    return scaled

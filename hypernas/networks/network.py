@@ -85,7 +85,9 @@ class Network(nn.Module):
             (folder / "architecture.json").write_text(self.architecture.to_json() + "\n")
             save_file(tensors, path, metadata={"hypernas": json.dumps(dict(extra or {}))})
         except (OSError, SafetensorError) as error:
-            raise StoreError(f"The network can be saved ({error})", value=str(folder), remedy="Free the disk.") from None
+            raise StoreError(
+                f"The network can be saved ({error})", value=str(folder), remedy="Free the disk."
+            ) from None
         return path
 
 

@@ -53,9 +53,7 @@ class Scorer:
         n_images: val images to use, at most; all of equal batches of about 256.
     """
 
-    def __init__(
-        self, ghn: GHN, dataset: Dataset, scale: Scale, device: torch.device, *, n_images: int = 512
-    ) -> None:
+    def __init__(self, ghn: GHN, dataset: Dataset, scale: Scale, device: torch.device, *, n_images: int = 512) -> None:
         if n_images < 2:
             raise UsageError("Scoring needs at least 2 val images", value=n_images)
         self.ghn, self.scale, self.device = ghn.to(device).eval(), scale, device

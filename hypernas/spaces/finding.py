@@ -103,7 +103,8 @@ def _guarded(where: str, doing: str) -> Iterator[None]:
         raise SpaceError(f"{where}: {doing} failed: {error}") from error
     except _TooSlow:
         raise SpaceError(
-            f"{where}: {doing} takes at most {TIME_LIMIT_S:.0f} s; it took longer", remedy="Look for a loop without end."
+            f"{where}: {doing} takes at most {TIME_LIMIT_S:.0f} s; it took longer",
+            remedy="Look for a loop without end.",
         ) from None
     except (Exception, SystemExit) as error:
         line = _line_of(error, where)

@@ -78,7 +78,9 @@ class Chooser:
                 )
             return self.decisions[name]
         if len(self.decisions) >= MAX_CHOICES:
-            raise SpaceError(f"A build makes at most {MAX_CHOICES:,} choices", remedy="The space's build loops: mend it.")
+            raise SpaceError(
+                f"A build makes at most {MAX_CHOICES:,} choices", remedy="The space's build loops: mend it."
+            )
         answer = self._pick(name, given)
         self._options[name] = given
         self.decisions[name] = answer

@@ -7,8 +7,8 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from hypernas.engine.records import Candidate, TrainingReport
 from hypernas.graphs.architecture import Architecture
-from hypernas.search.records import Candidate, TrainingReport
 from hypernas.tracking import figures
 from hypernas.tracking.tables import candidate_table
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from hypernas.engine.records import Candidate, TrainingReport
 from hypernas.errors import UsageError
-from hypernas.search.records import Candidate, TrainingReport
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

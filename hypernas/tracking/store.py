@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hypernas.engine.records import Candidate, SearchResult, TrainingReport
 from hypernas.errors import UsageError
 from hypernas.graphs.architecture import Architecture
-from hypernas.search.records import Candidate, SearchResult, TrainingReport
 from hypernas.tracking.artifacts import TABLE_TAG, write_search, write_trained
 from hypernas.tracking.backend import open_experiment, resolve_uri, store_errors
 from hypernas.tracking.environment import environment_tags
@@ -54,6 +54,11 @@ class SearchTracker:
             if self._opened is None:
                 self._opened = open_experiment(self._store, self._uri, self._experiment)
             return self._opened
+
+    @property
+    def run_id(self) -> str | None:
+        """Of the parent run, once it was started."""
+        return self._run_id
 
     def _parent(self) -> tuple[MlflowClient, str]:
         if self._run_id is None:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hypernas.search.records import Candidate, SearchResult, TrainingReport
+from hypernas.engine.records import Candidate, SearchResult, TrainingReport
 
 if TYPE_CHECKING:
     import pandas as pd

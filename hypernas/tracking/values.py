@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hypernas.search.records import Candidate, SearchResult, TrainingReport
+from hypernas.engine.records import Candidate, SearchResult, TrainingReport
 from hypernas.tracking.tables import best_trained, finite
 
 if TYPE_CHECKING:

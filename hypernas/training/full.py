@@ -14,12 +14,12 @@ from torch import Tensor
 
 from hypernas.data import Dataset
 from hypernas.data.augmentation import Augmentation, augment
+from hypernas.engine.records import EpochMetrics, TrainingReport
 from hypernas.errors import DeviceError, NonFiniteError
 from hypernas.graphs.architecture import Architecture
 from hypernas.interrupts import StopRequest
 from hypernas.networks.interpreter import autocast
 from hypernas.networks.network import Network
-from hypernas.search.records import EpochMetrics, TrainingReport
 from hypernas.spaces.space import Scale
 
 __all__ = ["TrainSettings", "default_epochs", "train_network"]

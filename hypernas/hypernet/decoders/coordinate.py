@@ -146,5 +146,3 @@ class CoordinateDecoder(nn.Module):
         if group.depthwise:
             return "depthwise"
         return "linear" if len(group.shape) <= 2 else "conv"
-
-

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import IO
 
+from hypernas.engine.records import Candidate
 from hypernas.graphs.architecture import Architecture
 from hypernas.ranking.scoring import Score
-from hypernas.search.records import Candidate
 from hypernas.spaces.space import Choice
 
 __all__ = ["Decisions", "RankingTable"]

@@ -122,7 +122,7 @@ class Proposer:
 
 def _trial_chooser(trial: optuna.trial.Trial) -> Chooser:
     def pick(name: str, options: tuple[Choice, ...]) -> Choice:
-        chosen: Choice = trial.suggest_categorical(name, options)
-        return chosen
+        chosen: Any = trial.suggest_categorical(name, options)
+        return options[options.index(chosen)]
 
     return Chooser(pick)

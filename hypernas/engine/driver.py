@@ -12,9 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-import torch
-
 from hypernas.data import Dataset, load_dataset, resolve_data
+from hypernas.engine.options import SearchOptions, check_writable
+from hypernas.engine.proposing import Proposer
+from hypernas.engine.ranking_table import RankingTable
+from hypernas.engine.records import Candidate, EpochMetrics, SearchResult, TrainingReport
 from hypernas.errors import HypernasError, UsageError
 from hypernas.graphs.architecture import Architecture
 from hypernas.hypernet.checkpoint import GHNInfo
@@ -25,10 +27,6 @@ from hypernas.interrupts import StopRequest, catch_interrupts
 from hypernas.networks.network import random_weights
 from hypernas.ranking.scoring import Scorer
 from hypernas.runtime import WorkerPool, keep_freed_memory, resolve_device
-from hypernas.search.options import SearchOptions, check_writable
-from hypernas.search.proposing import Proposer
-from hypernas.search.ranking_table import RankingTable
-from hypernas.search.records import Candidate, EpochMetrics, SearchResult, TrainingReport
 from hypernas.spaces.finding import load_space
 from hypernas.spaces.space import Scale, SearchSpace
 from hypernas.tracking import SearchTracker
@@ -96,8 +94,9 @@ def run_search(options: SearchOptions, watcher: Watcher | None = None) -> Search
 def full_scale(space: SearchSpace, dataset: Dataset, options: SearchOptions) -> Scale:
     """The space's full scale for this data, with the sizes that the user gave instead."""
     scale = space.full_scale(dataset.input_shape, dataset.n_classes)
-    given = {"n_cells": options.cells, "width": options.width}
-    return replace(scale, **{name: value for name, value in given.items() if value is not None})
+    n_cells = scale.n_cells if options.cells is None else options.cells
+    width = scale.width if options.width is None else options.width
+    return replace(scale, n_cells=n_cells, width=width)
 
 
 class _Search:

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from hypernas.engine.proposing import SAMPLERS
 from hypernas.errors import StoreError, UsageError, close_matches
-from hypernas.search.proposing import SAMPLERS
 
 __all__ = ["INITS", "SearchOptions", "check_writable"]
 
@@ -50,7 +50,9 @@ class SearchOptions:
             value = getattr(self, name)
             if value is not None and value < least:
                 option = name.replace("_", "-")
-                raise UsageError(f"--{option} is at least {least}", value=value, remedy=f"Give --{option} {least} or more.")
+                raise UsageError(
+                    f"--{option} is at least {least}", value=value, remedy=f"Give --{option} {least} or more."
+                )
         if self.epochs is not None and self.epochs < 0:
             raise UsageError("--epochs is 0 (rank only) or more", value=self.epochs)
         if self.score_images < 2:

@@ -1,0 +1,195 @@
+"""What a person sees while a command runs: messages, bars and a live table on stderr, results on stdout."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+from hypernas.engine.records import Candidate, EpochMetrics, SearchResult
+from hypernas.hypernet.meta_train import Progress as MetaProgress
+
+__all__ = ["PretrainDisplay", "SearchDisplay", "result_table"]
+
+PLAIN_EVERY_S = 10.0  # between lines where stderr is not a terminal
+SHOWN = 5
+
+
+def count(n: int) -> str:
+    """1234567 -> 1.23M."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if n >= size:
+            return f"{n / size:.3g}{unit}"
+    return str(n)
+
+
+def clock(seconds: float) -> str:
+    whole = round(seconds)
+    return f"{whole // 60}:{whole % 60:02d}"
+
+
+class _Display:
+    """A live area in a terminal; a line now and then where stderr goes to a file."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self._live: Live | None = None
+        self._last_line = 0.0
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> _Display:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        with self._lock:
+            if self._live is not None:
+                self._live.stop()
+                self._live = None
+
+    def message(self, text: str) -> None:
+        self.close()
+        self.console.print(text, markup=False, soft_wrap=True)
+
+    def show(self, picture: Group | Progress, line: str, *, last: bool) -> None:
+        """The picture in a terminal, the line elsewhere, at most every ten seconds but always the last one."""
+        with self._lock:
+            if self.console.is_terminal:
+                if self._live is None:
+                    self._live = Live(console=self.console, refresh_per_second=4, transient=False)
+                    self._live.start()
+                self._live.update(picture)
+            elif last or time.monotonic() - self._last_line > PLAIN_EVERY_S:
+                self._last_line = time.monotonic()
+                print(line, file=sys.stderr, flush=True)
+
+
+def _bar(what: str, done: float, total: float, text: str) -> Progress:
+    bar = Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"))
+    bar.add_task(what, total=1000, completed=round(1000 * done / total), text=text)
+    return bar
+
+
+class PretrainDisplay(_Display):
+    """Meta-training: loss, val accuracy, architectures a second, time left."""
+
+    def __enter__(self) -> PretrainDisplay:
+        return self
+
+    def pretraining(self, progress: MetaProgress) -> None:
+        val = "" if progress.val_accuracy != progress.val_accuracy else f", val accuracy {progress.val_accuracy:.1f} %"
+        text = (
+            f"step {progress.step:,}, loss {progress.loss:.3f}{val}, "
+            f"{progress.architectures_per_s:.0f} architectures/s, {clock(progress.seconds_left)} left"
+        )
+        self.show(
+            _bar("Pretraining", progress.fraction, 1.0, text), f"Pretraining: {text}", last=progress.fraction >= 1
+        )
+
+
+class SearchDisplay(PretrainDisplay):
+    """A whole search."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._epochs: dict[int, tuple[EpochMetrics, int]] = {}
+
+    def __enter__(self) -> SearchDisplay:
+        return self
+
+    def scored(self, rows: Sequence[Candidate], n_wanted: int, seconds: float) -> None:
+        n = len(rows)
+        rate = n / max(seconds, 1e-9)
+        best = sorted((row for row in rows if row.score is not None), key=lambda row: -(row.score or 0.0))[:SHOWN]
+        text = f"{n:,} of {n_wanted:,}, {rate:.0f}/s, {clock((n_wanted - n) / rate)} left"
+        table = Table("", "score", "±", "val acc. emitted", "params", "FLOPs", "digest", title=None)
+        for rank, row in enumerate(best, start=1):
+            table.add_row(
+                str(rank),
+                f"{row.score:.3f}",
+                f"{row.score_se:.3f}",
+                f"{row.emitted_accuracy:.1f} %",
+                count(row.params),
+                count(row.flops),
+                row.digest[:8],
+            )
+        top = f", best score {best[0].score:.3f} ± {best[0].score_se:.3f}" if best else ""
+        self.show(Group(_bar("Scoring", n, n_wanted, text), table), f"Scoring: {text}{top}", last=n == n_wanted)
+
+    def training(self, candidate: Candidate, metrics: EpochMetrics, epochs: int) -> None:
+        self._epochs[candidate.rank] = (metrics, epochs)
+        parts = []
+        for rank, (m, _) in sorted(self._epochs.items()):
+            parts.append(f"rank {rank}: epoch {m.epoch}/{epochs}, val {m.val_accuracy:.1f} %")
+        bars = [
+            _bar(
+                f"Training rank {rank}",
+                m.epoch,
+                n,
+                f"epoch {m.epoch}/{n}, val {m.val_accuracy:.1f} %, loss {m.train_loss:.3f}",
+            )
+            for rank, (m, n) in sorted(self._epochs.items())
+        ]
+        self.show(Group(*bars), "Training: " + "; ".join(parts), last=False)
+
+    def trained(self, candidate: Candidate) -> None:
+        report = candidate.training
+        if report is not None and not self.console.is_terminal:
+            self.message(
+                f"Trained rank {candidate.rank} ({candidate.digest[:8]}): val {report.val_accuracy:.2f} %, "
+                f"test {report.test_accuracy:.2f} %, {clock(report.seconds)}"
+            )
+
+
+def result_table(result: SearchResult, top: int, out: Path) -> None:
+    """The final table and how to look further, on stdout."""
+    console = Console(highlight=False)
+    shown = result.candidates[: max(top, 1)]
+    table = Table(
+        "rank",
+        "digest",
+        "score before training",
+        "val acc. emitted",
+        "val acc.",
+        "test acc.",
+        "params",
+        "FLOPs",
+        "time",
+        title=f"{result.space} on {result.data}: the best of {len(result.candidates):,} architectures",
+    )
+    for row in shown:
+        report = row.training
+        table.add_row(
+            str(row.rank),
+            row.digest[:8],
+            "failed" if row.score is None else f"{row.score:.3f} ± {row.score_se:.3f}",
+            "" if row.emitted_accuracy is None else f"{row.emitted_accuracy:.1f} %",
+            f"{report.val_accuracy:.2f} %" if report else "",
+            f"{report.test_accuracy:.2f} %" if report else (row.training_error and "failed") or "",
+            count(row.params),
+            count(row.flops),
+            clock(report.seconds) if report else "",
+        )
+    console.print(table)
+    seconds = result.seconds
+    console.print(
+        f"Time: pretraining {clock(seconds['pretrain'])}, scoring {clock(seconds['score'])}, "
+        f"training {clock(seconds['train'])}, in all {clock(seconds['total'])}."
+    )
+    failed = sum(row.score is None for row in result.candidates)
+    if failed:
+        console.print(f"{failed} candidates could not be scored; they rank last, the reason is in the table artifact.")
+    console.print(f"Search {result.search_id}: {out / 'searches' / result.search_id}", soft_wrap=True)
+    console.print(f"Look further: hypernas ui{'' if out == Path('mlruns') else f' --out {out}'}", soft_wrap=True)

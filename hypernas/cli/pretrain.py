@@ -1,0 +1,89 @@
+"""``hypernas pretrain``: meta-train a GHN for a space and a data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hypernas.cli.options import Data, DataDir, Device, Seed, Space
+
+
+def pretrain(
+    space: Space = "cifar_cells",
+    data: Data = "auto",
+    data_dir: DataDir = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Checkpoint to write. Default: the cache folder, where searches find it.", show_default=False
+        ),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Meta-training steps.", show_default=False)] = None,
+    minutes: Annotated[float | None, typer.Option(help="Or minutes, in place of steps.", show_default=False)] = None,
+    meta_batch: Annotated[int, typer.Option(help="Architectures a step.")] = 4,
+    images: Annotated[int, typer.Option(help="Images a step, shared by its architectures.")] = 64,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 4e-3,
+    encoder: Annotated[
+        str, typer.Option(help="attention, or mlp (no messages between nodes: a baseline).")
+    ] = "attention",
+    workers: Annotated[int | None, typer.Option(help="Threads. Default: one a core.", show_default=False)] = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from --out after an interruption.")] = False,
+) -> None:
+    """Meta-train a graph hypernetwork. Ctrl-C keeps the last checkpoint; --resume goes on to the same numbers."""
+    from hypernas.cli.display import PretrainDisplay
+    from hypernas.data import load_dataset, resolve_data
+    from hypernas.errors import UsageError
+    from hypernas.hypernet.config import GHNConfig
+    from hypernas.hypernet.finding import cache_path
+    from hypernas.hypernet.meta_train import MetaSettings, meta_train
+    from hypernas.hypernet.obtaining import default_steps
+    from hypernas.interrupts import catch_interrupts
+    from hypernas.runtime import keep_freed_memory, resolve_device
+    from hypernas.spaces.finding import load_space
+
+    if steps is not None and minutes is not None:
+        raise UsageError("Meta-training ends after --steps or after --minutes", remedy="Give one of them.")
+    for name, value in (("steps", steps), ("minutes", minutes), ("meta-batch", meta_batch), ("workers", workers)):
+        if value is not None and value <= 0:
+            raise UsageError(f"--{name} is more than 0", value=value)
+    if images < 2:
+        raise UsageError("--images is at least 2", value=images)
+    if not learning_rate > 0:
+        raise UsageError("--learning-rate is more than 0", value=learning_rate)
+    keep_freed_memory()
+    on = resolve_device(device)
+    with catch_interrupts() as stop, PretrainDisplay() as display:
+        found = load_space(space)
+        name, said = resolve_data(data, found.data_sets, data_dir)
+        display.message(said)
+        dataset = load_dataset(name, data_dir)
+        scale = found.scoring_scale(dataset.input_shape, dataset.n_classes)
+        path = out or cache_path(found, dataset, scale)
+        if steps is None and minutes is None:
+            steps = default_steps(dataset)
+        settings = MetaSettings(
+            steps, minutes, meta_batch=meta_batch, n_images=images, learning_rate=learning_rate, seed=seed
+        )
+        display.message(f"Checkpoint: {path}")
+        _, info = meta_train(
+            found,
+            dataset,
+            scale,
+            settings,
+            config=GHNConfig(encoder=encoder),
+            device=on,
+            out=path,
+            resume=resume,
+            n_workers=workers,
+            report=display.pretraining,
+            stop=stop,
+        )
+    figures = info.figures
+    print(
+        f"{path}: {info.architecture_steps:,} architecture-steps in {info.seconds / 60:.1f} min; held-out "
+        f"architectures on val images: accuracy {figures['val_accuracy']:.1f} %, loss {figures['val_loss']:.3f}"
+    )

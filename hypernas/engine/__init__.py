@@ -1,0 +1,1 @@
+"""Searches from start to end: who proposes, who scores, who remembers."""
