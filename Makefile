@@ -41,7 +41,7 @@ format: $(READY) ## Format the code, and mend what the linter can.
 wheel: $(READY) ## Build dist/*.whl.
 	@rm -rf build
 	@.venv/bin/python -m pip wheel --disable-pip-version-check --quiet --no-deps --wheel-dir dist .
-	@ls dist/*.whl
+	@rm -rf build; ls dist/*.whl
 
 clean: ## Remove builds and caches; .venv and results stay.
 	@rm -rf build dist hypernas.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -48,7 +48,7 @@ class HypernasError(Exception):
         self.rule = rule
         self.value = value
         self.remedy = remedy
-        parts = [rule if value is None else f"{rule.rstrip('.')}; got {value!r}."]
+        parts = [rule.rstrip(".") + ("." if value is None else f"; got {value!r}.")]
         if remedy:
             parts.append(remedy)
         super().__init__(" ".join(parts))

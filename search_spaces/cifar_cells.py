@@ -1,4 +1,6 @@
-"""``cifar_cells``: a normal and a reduction cell, as CIFAR work uses them (NASNet, Zoph et al. 2018; DARTS, Liu et al. 2019).
+"""``cifar_cells``: a normal and a reduction cell, as CIFAR work uses them.
+
+After NASNet (Zoph et al. 2018) and DARTS (Liu et al. 2019).
 
 Each cell has four intermediate nodes; each node adds two operations, each on any earlier node or one of the cell's two
 inputs. With 9 operations a cell has (2·9)² (3·9)² (4·9)² (5·9)² = 6.2e11 sets of decisions, the space 3.8e23.

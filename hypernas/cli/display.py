@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
+from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
@@ -156,20 +157,11 @@ class SearchDisplay(PretrainDisplay):
 def result_table(result: SearchResult, top: int, out: Path) -> None:
     """The final table and how to look further, on stdout."""
     console = Console(highlight=False)
-    shown = result.candidates[: max(top, 1)]
-    table = Table(
-        "rank",
-        "digest",
-        "score before training",
-        "val acc. emitted",
-        "val acc.",
-        "test acc.",
-        "params",
-        "FLOPs",
-        "time",
-        title=f"{result.space} on {result.data}: the best of {len(result.candidates):,} architectures",
-    )
-    for row in shown:
+    title = f"{result.space} on {result.data}: the best of {len(result.candidates):,} architectures"
+    table = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for name in ("rank", "digest", "score before", "emitted", "val", "test", "params", "FLOPs", "time"):
+        table.add_column(name, no_wrap=True, justify="left" if name == "digest" else "right")
+    for row in result.candidates[: max(top, 1)]:
         report = row.training
         table.add_row(
             str(row.rank),
@@ -177,13 +169,17 @@ def result_table(result: SearchResult, top: int, out: Path) -> None:
             "failed" if row.score is None else f"{row.score:.3f} ± {row.score_se:.3f}",
             "" if row.emitted_accuracy is None else f"{row.emitted_accuracy:.1f} %",
             f"{report.val_accuracy:.2f} %" if report else "",
-            f"{report.test_accuracy:.2f} %" if report else (row.training_error and "failed") or "",
+            f"{report.test_accuracy:.2f} %" if report else "failed" if row.training_error else "",
             count(row.params),
             count(row.flops),
             clock(report.seconds) if report else "",
         )
     console.print(table)
     seconds = result.seconds
+    console.print(
+        "Score: minus the val loss (nats) with emitted weights, before any training; emitted: its accuracy; val, test: "
+        "accuracy after full training."
+    )
     console.print(
         f"Time: pretraining {clock(seconds['pretrain'])}, scoring {clock(seconds['score'])}, "
         f"training {clock(seconds['train'])}, in all {clock(seconds['total'])}."

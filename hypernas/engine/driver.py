@@ -256,10 +256,8 @@ class _Search:
         o = self.options
         self.stop.check()
         architecture = self.network_of(row)
-        if o.init == "emitted":
-            weights = dict(ghn.emit([architecture])[0])
-        else:
-            weights = random_weights(architecture, o.seed)
+        emitted = o.init == "emitted"
+        weights = dict(ghn.emit([architecture])[0]) if emitted else random_weights(architecture, o.seed)
         return train_network(
             architecture,
             weights,

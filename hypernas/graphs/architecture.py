@@ -132,7 +132,9 @@ class Architecture:
         put("output", output)
         put("input", next(node.name for node in nodes if node.op == "input"))
         put("shapes", MappingProxyType(dict(shapes)))
-        put("_structure", None if structure is None else _structure_text(structure))
+        put("_structure", None if structure is None else _json_text("structure", structure))
+        if decisions is not None:
+            _json_text("decisions", dict(decisions))
         put("decisions", None if decisions is None else MappingProxyType(dict(decisions)))
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -245,7 +247,7 @@ class Architecture:
 
     @functools.cached_property
     def digest(self) -> str:
-        """sha256 that names the candidate: of its ``structure`` (no sizes) where a space gave one, else of the graph."""
+        """sha256 that names the candidate: of its ``structure`` (no sizes) if a space gave one, else of the graph."""
         if self._structure is None:
             return self.network_digest
         return hashlib.sha256(self._structure.encode()).hexdigest()
@@ -346,12 +348,12 @@ def _node_from_json(name: Any, op: Any, inputs: Any, attributes: Any) -> Node:
     return Node(str(name), str(op), tuple(map(str, inputs)), attributes)
 
 
-def _structure_text(structure: Any) -> str:
+def _json_text(what: str, value: Any) -> str:
     try:
-        return canonical_json(json.loads(canonical_json(structure)))  # twice: JSON turns whole numbers as keys to text
+        return canonical_json(json.loads(canonical_json(value)))  # twice: JSON turns whole numbers as keys to text
     except (TypeError, ValueError) as error:
         raise ArchitectureError(
-            f"The structure of an architecture is a JSON value ({error})", value=structure
+            f"The {what} of an architecture can be written as JSON ({error})", value=value
         ) from None
 
 

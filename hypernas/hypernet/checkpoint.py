@@ -132,12 +132,12 @@ def read_info(path: Path) -> GHNInfo:
         value = json.loads(metadata["hypernas"])
         if value["format"] != FORMAT:
             raise CheckpointError(
-                f"The format of checkpoint {str(path)!r} is {FORMAT!r}",
+                f"The checkpoint's format is {FORMAT!r}",
                 value=value["format"],
                 remedy="It was written by another version of hypernas: pretrain again.",
             )
         return GHNInfo.from_json(value)
-    except CheckpointError as error:  # of its configuration
+    except CheckpointError as error:  # say of which file
         raise CheckpointError(f"{path}: {error.rule}", value=error.value, remedy=error.remedy) from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
@@ -156,10 +156,14 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> tuple[GHN
     info = read_info(path)
     try:
         ghn = GHN(info.config)
-    except UsageError as error:  # an encoder or decoder of another version
-        raise CheckpointError(f"{path}: {error.rule}", value=error.value, remedy=error.remedy) from None
+    except (UsageError, TypeError, ValueError, RuntimeError) as error:  # of another version, or edited
+        raise CheckpointError(
+            f"The checkpoint's configuration makes a GHN ({error})",
+            value=str(path),
+            remedy="Make one: hypernas pretrain.",
+        ) from None
     with _open(path) as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118: not a mapping
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     own = {name.removeprefix("ghn."): tensor for name, tensor in tensors.items() if name.startswith("ghn.")}
     try:
         ghn.load_state_dict(own)

@@ -15,7 +15,7 @@ __all__ = ["FoundGHN", "cache_path", "check_fits", "find_ghn", "ghn_folder"]
 
 @dataclass(frozen=True)
 class FoundGHN:
-    """A checkpoint that fits. ``origin`` is ``given``, ``cache`` or ``shipped``; ``passed_over`` says what did not fit."""
+    """A checkpoint that fits. ``origin`` is ``given``, ``cache`` or ``shipped``; ``passed_over``: what did not fit."""
 
     path: Path
     info: GHNInfo

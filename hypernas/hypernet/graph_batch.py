@@ -1,9 +1,9 @@
 """Many architectures as padded tensors: what the encoder and decoder read.
 
 Nodes are the operations (the input included) in canonical order; parameters are not nodes here but rows of groups of
-equal shape, each pointing at the nodes that read it. Distances are those of the directed graph: shortest paths along the
-edges and against them, the "virtual edges" of Knyazev et al. 2021 (*Parameter Prediction for Unseen Deep Architectures*,
-section 3.2) in the form of Graphormer's spatial encoding (Ying et al. 2021).
+equal shape, each pointing at the nodes that read it. Distances are those of the directed graph: shortest paths along
+the edges and against them, the "virtual edges" of Knyazev et al. 2021 (*Parameter Prediction for Unseen Deep
+Architectures*, section 3.2) in the form of Graphormer's spatial encoding (Ying et al. 2021).
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from hypernas.data import Dataset
 from hypernas.data.augmentation import augment
+from hypernas.data.splits import stratified_take
 from hypernas.errors import CheckpointError, NonFiniteError
 from hypernas.graphs.architecture import Architecture
 from hypernas.hypernet.checkpoint import GHNInfo, load_checkpoint, read_info, save_checkpoint
@@ -151,11 +152,11 @@ def meta_train(
                 if out is not None and time.monotonic() - saved > 30:
                     trainer.save(out)
                     saved = time.monotonic()
+            trainer.validate(pool)
         except KeyboardInterrupt:
-            if out is not None:
+            if out is not None and trainer.whole:
                 trainer.save(out)
             raise
-        trainer.validate(pool)
     if out is not None:
         trainer.save(out, finished=True)
     return trainer.ghn.eval(), trainer.info(finished=True)
@@ -179,11 +180,14 @@ class _Trainer:
         resolution = scale.input_shape[1]
         self.train_images, self.train_labels = dataset.images("train", resolution=resolution, device=device)
         images, labels = dataset.images("val", resolution=resolution, device=device)
-        self.val = images[:N_VAL_IMAGES], labels[:N_VAL_IMAGES]
+        # of every class: files in class folders come class by class
+        some = torch.from_numpy(stratified_take(dataset.val.labels.numpy(), min(N_VAL_IMAGES, len(labels)))[0])
+        self.val = images[some.to(device)], labels[some.to(device)]
         self.val_architectures = sample_architectures(
             space, scale, N_VAL_ARCHITECTURES, random.Random(f"val {settings.seed}"), held_out=True
         )
         self.step = 0
+        self.whole = True  # False amid an update, when a second Ctrl-C must not save what is there
         self.seconds = 0.0
         self.loss = self.val_loss = self.val_accuracy = math.nan
         self.curve: list[list[float]] = []
@@ -223,8 +227,10 @@ class _Trainer:
         results = pool.map(gradients, range(len(architectures)))
         losses = [loss for loss, _ in results]
         self._check(losses, architectures)
+        self.whole = False
         self._update(emission, [grads for _, grads in results], architectures)
         self.step += 1
+        self.whole = True
         self.loss = sum(losses) / len(losses) if math.isnan(self.loss) else 0.95 * self.loss + 0.05 * _mean(losses)
         if self.step % 250 == 0:
             self.validate(pool)
@@ -337,7 +343,11 @@ class _Trainer:
                     remedy="Start a new one with another --out.",
                 )
         if info.finished:
-            raise CheckpointError("A run that is resumed has not come to its end", value=str(path))
+            raise CheckpointError(
+                "A run that is resumed has not come to its end",
+                value=str(path),
+                remedy="Start a new one with another --out.",
+            )
         self.ghn.load_state_dict(ghn.state_dict())
         self.step, self.seconds = info.steps, info.seconds
         self.curve = [[_float(value) for value in row] for row in info.figures["curve"]]

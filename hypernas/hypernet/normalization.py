@@ -1,9 +1,9 @@
 """Put emitted tensors on the scale at which signals neither grow nor fade with depth.
 
-Weights are divided by their own root mean square and multiplied by sqrt(gain / fan-in): the variance rule of He et al.
-2015 (equation 10; gain 2 before a ReLU) imposed on the output, as hyperfan-in does at initialisation (Chang et al. 2020,
-*Principled Weight Initialization for Hypernetworks*) and GHN-2 does by role (Knyazev et al. 2021, section 3.3). Unlike in
-those, it holds at every step, not only at the first.
+Weights are divided by their own root mean square and multiplied by sqrt(gain / fan-in): the variance rule of He et
+al. 2015 (equation 10; gain 2 before a ReLU) imposed on the output, as hyperfan-in does at initialisation (Chang et al.
+2020, *Principled Weight Initialization for Hypernetworks*) and GHN-2 does by role (Knyazev et al. 2021, section 3.3).
+Unlike in those, it holds at every step, not only at the first.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def obtain_ghn(
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             lock = FileLock(f"{path}.lock")
-            with _patiently(lock, path, say, stop):
+            with _PatientLock(lock, path, say, stop):
                 found = find_ghn(space, dataset, scale)  # another process may have made it meanwhile
                 if found is None:
                     settings = MetaSettings(steps=steps or default_steps(dataset), meta_batch=4, seed=seed)
@@ -85,7 +85,7 @@ def _describe(found: FoundGHN) -> str:
     return f"GHN {found.info.name} ({origin[found.origin]}{measured})."
 
 
-class _patiently:  # noqa: N801: reads as a verb at its one use
+class _PatientLock:
     """Hold a lock, waiting for its holder with a message, and open to interruption."""
 
     def __init__(self, lock: FileLock, path: Path, say: Callable[[str], None], stop: StopRequest) -> None:

@@ -1,4 +1,4 @@
-"""Cells: small DAGs of operations that a network stacks, in the manner of NASNet (Zoph et al. 2018) and DARTS (2019)."""
+"""Cells: small DAGs that a network stacks, after NASNet (Zoph et al. 2018) and DARTS (Liu et al. 2019)."""
 
 from __future__ import annotations
 

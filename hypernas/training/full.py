@@ -42,7 +42,7 @@ class TrainSettings:
 
     epochs: int
     batch: int = 64
-    learning_rate: float = 0.05
+    learning_rate: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-4
     label_smoothing: float = 0.1

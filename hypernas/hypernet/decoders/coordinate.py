@@ -4,10 +4,10 @@
     B_b[o, i, k] = sum over p, q, s of  C[b, p, q, s] * out(o)[p] * in(i)[q] * at(k)[s]
 
 The mixture is that of a learned basis per shape; here C (a Tucker core), and linear maps on fixed codes of the channel
-and kernel coordinates, are what is learned, so that the decoder's size does not depend on the shapes asked of it, every
-width has its weights, and one block is never tiled. In the spirit of HyperNEAT (Stanley et al. 2009) and of LoGAH (Zhou
-et al. 2024), which emits low-rank factors. Codes of integers are cosines at frequencies spread by the golden ratio: nearly
-orthogonal for any number of channels.
+and kernel coordinates, are what is learned, so that the decoder's size does not depend on the shapes asked of it,
+every width has its weights, and one block is never tiled. In the spirit of HyperNEAT (Stanley et al. 2009) and of LoGAH
+(Zhou et al. 2024), which emits low-rank factors. Codes of integers are cosines at frequencies spread by the golden
+ratio: of up to 256 channels no two codes correlate by more than a half.
 """
 
 from __future__ import annotations
@@ -24,6 +24,12 @@ from hypernas.hypernet.normalization import normalize_weight
 __all__ = ["CoordinateDecoder", "codes"]
 
 N_WAVES = 64
+# pooled features of a batch differ by a few tenths of their scale; logits have to differ by whole nats
+HEAD_GAIN = math.log(4.0)
+# Adam moves every entry by about the learning rate, whatever its size, and n entries that add up to one output move it
+# by up to n of those: the more of them, the larger they have to be for the output to move as slowly as a plain weight
+# (the width rule for Adam of Yang et al. 2022, *Tensor Programs V*, as a size at the start instead of a learning rate).
+CORE_STD, CODE_STD = 8.0, 0.5
 GOLDEN = (math.sqrt(5) - 1) / 2
 # beyond this many values a basis is not spelled out; each tensor's own core is expanded instead
 MAX_BASIS_VALUES = 1 << 24
@@ -32,7 +38,10 @@ MAX_BASIS_VALUES = 1 << 24
 def codes(coordinates: Tensor, n_waves: int = N_WAVES) -> Tensor:
     """(n,) whole or fractional coordinates -> (n, n_waves) fixed codes of unit mean square."""
     wave = torch.arange(1, n_waves + 1, dtype=torch.float64, device=coordinates.device)
-    phase = coordinates.to(torch.float64)[:, None] * ((wave * GOLDEN) % 1.0) + ((wave * math.sqrt(2)) % 1.0)
+    # without the jitter, channels a Fibonacci number apart would have nearly equal codes; with a phase that is linear
+    # in the wave, channels n and 65 - n
+    frequency = (wave * GOLDEN + (wave**2 * math.sqrt(3)) % 1.0 / n_waves) % 1.0
+    phase = coordinates.to(torch.float64)[:, None] * frequency + (wave**3 * math.sqrt(2)) % 1.0
     return (math.sqrt(2) * torch.cos(2 * math.pi * phase)).float()
 
 
@@ -41,10 +50,10 @@ class Axis(nn.Module):
 
     def __init__(self, rank: int) -> None:
         super().__init__()
-        self.map = nn.Parameter(torch.randn(N_WAVES, rank) / math.sqrt(N_WAVES))
+        self.map = nn.Parameter(torch.randn(N_WAVES, rank) * CODE_STD)
 
     def forward(self, n: int) -> Tensor:
-        return codes(torch.arange(n, device=self.map.device)) @ self.map
+        return codes(torch.arange(n, device=self.map.device)) @ self.map * (1 / (CODE_STD * math.sqrt(N_WAVES)))
 
 
 class KernelAxis(nn.Module):
@@ -52,14 +61,14 @@ class KernelAxis(nn.Module):
 
     def __init__(self, rank: int) -> None:
         super().__init__()
-        self.map = nn.Parameter(torch.randn(N_WAVES, rank) / math.sqrt(N_WAVES))
+        self.map = nn.Parameter(torch.randn(N_WAVES, rank) * CODE_STD)
 
     def forward(self, sizes: tuple[int, ...]) -> Tensor:
         axes = [torch.arange(size, device=self.map.device) - (size - 1) / 2 for size in sizes]
         grid = torch.cartesian_prod(*axes).view(-1, len(sizes))
         # one number a position: axes are told apart by weights that no two positions share
         weights = torch.tensor([1.0, math.sqrt(3), math.sqrt(7)][: len(sizes)], device=grid.device)
-        return codes(grid @ weights) @ self.map
+        return codes(grid @ weights) @ self.map * (1 / (CODE_STD * math.sqrt(N_WAVES)))
 
 
 class Head(nn.Module):
@@ -75,7 +84,8 @@ class Head(nn.Module):
         )
         self.axes = axes
         ranks = [config.kernel_rank if axis == "k" else config.rank for axis in axes]
-        self.core = nn.Parameter(torch.randn(config.n_bases, *ranks) / math.sqrt(config.n_bases * math.prod(ranks)))
+        self.core = nn.Parameter(torch.randn(config.n_bases, *ranks) * CORE_STD)
+        self.scale = 1 / (CORE_STD * math.sqrt(config.n_bases * math.prod(ranks)))
         self.codes = nn.ModuleDict({a: (KernelAxis if a == "k" else Axis)(r) for a, r in zip(axes, ranks, strict=True)})
 
     def forward(self, z: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -94,7 +104,7 @@ class Head(nn.Module):
         tensor = self._in_order(tensor)
         if spelled_out:
             tensor = alpha @ tensor.reshape(tensor.shape[0], -1)
-        return tensor.reshape(len(z), *shape)
+        return tensor.reshape(len(z), *shape) * self.scale
 
     def _place(self, axis: str) -> int:
         return 1 + self.axes.index(axis)
@@ -135,8 +145,9 @@ class CoordinateDecoder(nn.Module):
         if group.role in ("shift", "bias"):
             return 0.2 * raw
         weight = normalize_weight(raw, group.fan_in, gain=1.0 if kind == "linear" else 2.0)
-        # only the last layer may change its scale (by at most e^2): elsewhere it would add up over depth
-        gain = torch.exp(2 * torch.tanh(self.head_gain(z))) * group.is_head[:, None] + ~group.is_head[:, None]
+        # only the last layer may change its scale, which sets how sure the network is: elsewhere it would add up
+        gain = torch.exp(HEAD_GAIN + 4 * torch.tanh(self.head_gain(z) / 4))
+        gain = torch.where(group.is_head[:, None], gain, 1.0)
         return weight * gain.view(-1, *[1] * len(group.shape))
 
     @staticmethod

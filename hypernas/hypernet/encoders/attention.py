@@ -1,7 +1,7 @@
 """A graph transformer: every node attends to every other, biased by direction and distance.
 
-The bias is learned for each head and relation (Graphormer, Ying et al. 2021, equation 6, here with direction); blocks are
-pre-normalised (Xiong et al. 2020).
+The bias is learned for each head and relation (Graphormer, Ying et al. 2021, equation 6, here with direction); blocks
+are pre-normalised (Xiong et al. 2020).
 """
 
 from __future__ import annotations
