@@ -115,7 +115,7 @@ def train(
     keep_freed_memory()
     dataset, on = _dataset(data, data_dir), resolve_device(device)
     weights = dict(ghn.emit([architecture])[0]) if ghn is not None else random_weights(architecture, seed)
-    settings = TrainSettings(epochs=epochs or default_epochs(len(dataset.train.labels), on), seed=seed)
+    settings = TrainSettings(epochs=default_epochs(len(dataset.train.labels), on) if epochs is None else epochs, seed=seed)
     scale = Scale(architecture.input_shape, dataset.n_classes, 0, 0, 0)
     init = "random" if ghn is None else "emitted"
     return train_network(architecture, weights, dataset, scale, settings, init=init, device=on, folder=folder)

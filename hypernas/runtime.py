@@ -77,26 +77,18 @@ class WorkerPool:
         self._before = torch.get_num_threads()
         if device.type == "cpu":
             torch.set_num_threads(1)
-        self._pool = (
-            ThreadPoolExecutor(self.n_workers, initializer=lambda: torch.set_num_threads(1))
-            if self.n_workers > 1
-            else None
+        single = device.type == "cpu"
+        self._pool = ThreadPoolExecutor(
+            self.n_workers, initializer=(lambda: torch.set_num_threads(1)) if single else None
         )
 
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
         """Results in the order of the items."""
-        return list(self._pool.map(function, items)) if self._pool else [function(item) for item in items]
+        return list(self._pool.map(function, items)) if self.n_workers > 1 else [function(item) for item in items]
 
     def submit(self, function: Callable[..., R], *arguments: object) -> Future[R]:
-        """Run one piece; without threads it runs at once."""
-        if self._pool:
-            return self._pool.submit(function, *arguments)
-        future: Future[R] = Future()
-        try:
-            future.set_result(function(*arguments))
-        except Exception as error:
-            future.set_exception(error)
-        return future
+        """Start one piece; a single worker takes one after the other, and each result is there as soon as it is made."""
+        return self._pool.submit(function, *arguments)
 
     def __enter__(self) -> WorkerPool:
         return self
@@ -104,6 +96,5 @@ class WorkerPool:
     def __exit__(self, *exception: object) -> None:
         import torch
 
-        if self._pool:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool.shutdown(wait=True, cancel_futures=True)
         torch.set_num_threads(self._before)

@@ -70,6 +70,7 @@ def main() -> None:
     parser.add_argument("--at-scoring-scale", action="store_true", help="train at the scoring scale, to save time")
     parser.add_argument("--no-second-part", action="store_true")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--workers", type=int, help="threads; default one a core")
     args = parser.parse_args()
     keep_freed_memory()
     space, dataset = load_space(args.space), load_dataset(args.data, args.data_dir)
@@ -84,7 +85,7 @@ def main() -> None:
 
     rng = random.Random(0)
     architectures = list({a.digest: a for a in (space.sample(rng, scale) for _ in range(args.candidates))}.values())
-    with WorkerPool(DEVICE) as pool:
+    with WorkerPool(DEVICE, args.workers) as pool:
         scores = Scorer(ghn, dataset, scale, DEVICE).score(architectures, pool)
     order = sorted(range(len(architectures)), key=lambda i: -(scores[i].value or -1e9))
     spread = [order[round(k * (len(order) - 1) / (args.spread - 1))] for k in range(args.spread)]
@@ -122,7 +123,7 @@ def main() -> None:
             file.write(json.dumps(row) + "\n")
         return row
 
-    with WorkerPool(DEVICE) as pool:
+    with WorkerPool(DEVICE, args.workers) as pool:
         done += pool.map(run, jobs)
         chosen = [architectures[i] for i in spread]
         plain = {a.digest: s.value for a, s in zip(chosen, Scorer(baseline, dataset, scale, DEVICE).score(chosen, pool))}

@@ -1,9 +1,14 @@
 """What every test may count on: one thread a process, and the digits data set."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from hypernas.data import Dataset, load_dataset
+from hypernas.hypernet.finding import cache_path
+from hypernas.hypernet.meta_train import MetaSettings, meta_train
+from hypernas.spaces.finding import load_space
 
 torch.set_num_threads(1)
 
@@ -11,3 +16,57 @@ torch.set_num_threads(1)
 @pytest.fixture(scope="session")
 def digits() -> Dataset:
     return load_dataset("digits")
+
+
+TINY_SPACE = """
+'''Six architectures.'''
+from hypernas import Builder, SearchSpace
+
+
+class Tiny(SearchSpace):
+    name = "tiny"
+    data_sets = ("digits",)
+
+    def build(self, choose, scale):
+        g = Builder(scale.input_shape)
+        x = g.relu(g.batch_norm(g.conv(g.input, scale.width, kernel=choose("kernel", (1, 3, 5)))))
+        x = g.op(choose("pool", ("max_pool", "average_pool")), x, kernel=3, stride=2, padding=1)
+        x = g.conv(x, 2 * scale.width, kernel=3)
+        return g.finish(g.linear(g.op("global_average_pool", g.relu(x)), scale.n_classes))
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny_space(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a search space with six architectures."""
+    path = tmp_path_factory.mktemp("space") / "tiny.py"
+    path.write_text(TINY_SPACE)
+    return path
+
+
+@pytest.fixture(scope="session")
+def filled_cache(tmp_path_factory: pytest.TempPathFactory, tiny_space: Path, digits: Dataset) -> Path:
+    """A cache folder with a barely trained GHN on digits for ``cifar_cells`` and for the tiny space."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HYPERNAS_CACHE", str(folder))
+        for name in ("cifar_cells", str(tiny_space)):
+            space = load_space(name)
+            scale = space.scoring_scale(digits.input_shape, digits.n_classes)
+            meta_train(space, digits, scale, MetaSettings(steps=3), out=cache_path(space, digits, scale), n_workers=1)
+    return folder
+
+
+@pytest.fixture
+def cache(filled_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """This test, and processes that it starts, use the filled cache and find no data set but digits."""
+    monkeypatch.setenv("HYPERNAS_CACHE", str(filled_cache))
+    monkeypatch.setenv("HYPERNAS_DATA", str(filled_cache / "no-data"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return filled_cache
+
+
+@pytest.fixture(scope="session")
+def runs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One MLflow store for many tests: creating its tables takes seconds."""
+    return tmp_path_factory.mktemp("runs")

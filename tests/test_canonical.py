@@ -164,6 +164,7 @@ SYMMETRIC = {
     "two triangles": cycles(3, 3),
     "hexagon": cycles(6),
     "cycle of 16": cycles(16),
+    "two triangles and a hexagon": cycles(3, 3, 6),
     "four squares": cycles(4, 4, 4, 4),
     "Petersen": PETERSEN,
     "complete on 6": of_edges(6, list(itertools.combinations(range(6), 2))),
@@ -184,6 +185,14 @@ def test_symmetric_graphs_are_ordered_with_little_search(name: str, monkeypatch:
     rng = random.Random(0)
     assert len({graph.shuffled(rng).certificate() for _ in range(5)} | {graph.certificate()}) == 1
     assert len(calls) <= 6 * len(graph.labels) ** 2
+
+
+def test_twins_are_ordered_without_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    refine = canonical._refine
+    monkeypatch.setattr(canonical, "_refine", lambda graph, colours: calls.append(0) or refine(graph, colours))
+    parallel(100, 0).order()
+    assert len(calls) == 2
 
 
 def test_graphs_that_refinement_cannot_tell_apart_differ() -> None:
@@ -209,6 +218,13 @@ def test_slots_matter_but_in_commutative_nodes() -> None:
 
     assert joined("c", 1, 2).certificate() != joined("c", 2, 1).certificate()
     assert joined("+", 1, 2).certificate() == joined("+", 2, 1).certificate()
+
+
+def test_nodes_that_a_reader_tells_apart_by_their_slots_are_no_twins() -> None:
+    def made(*slots: int) -> Graph:
+        return Graph(("in", "a", "a", "c", "+", "d"), ((), (0,), (0,), slots, (1, 2), (4, 3)))
+
+    assert made(1, 2).certificate() == made(2, 1).certificate()
 
 
 def test_the_order_is_that_of_the_slots_where_they_count() -> None:

@@ -360,6 +360,24 @@ def test_the_coordinate_decoder_beyond_its_limit_gives_the_same(monkeypatch: pyt
         assert difference(expected, emitted, list(expected)) < 1e-4
 
 
+@pytest.mark.parametrize(
+    ("axes", "shape", "formula"),
+    [
+        ("oik", (5, 4, 3, 2), "nb,bpqs,op,iq,ks->noik"),
+        ("ok", (5, 1, 3, 3), "nb,bps,op,ks->nok"),
+        ("oi", (5, 4), "nb,bpq,op,iq->noi"),
+        ("o", (5,), "nb,bp,op->no"),
+    ],
+)
+def test_the_coordinate_decoder_is_its_formula(axes: str, shape: tuple[int, ...], formula: str) -> None:
+    head = coordinate.Head(config_of(KINDS[0]), axes)
+    z = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
+    sizes: dict[str, Any] = {"o": shape[0], "i": math.prod(shape[1:2]), "k": shape[2:]}
+    codes = [head.codes[axis](sizes[axis]) for axis in axes]
+    expected = torch.einsum(formula, head.mix(z), head.core, *codes).reshape(3, *shape)
+    torch.testing.assert_close(head(z, shape), expected, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize(("n", "limit"), [(16, 0.2), (32, 0.4), (64, 0.5), (256, 0.5)])
 def test_codes_of_channels_are_nearly_orthogonal(n: int, limit: float) -> None:
     codes = coordinate.codes(torch.arange(n))
@@ -509,14 +527,14 @@ def test_gradients_with_respect_to_the_weights_are_those_of_torch() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_isomorphic_architectures_with_corresponding_weights_give_equal_logits(seed: int) -> None:
-    """Equal to the last bit: both run in canonical order."""
-    made = SPACE.sample(random.Random(seed))
-    other, _ = relabelled(made, random.Random(seed + 100))
-    g = torch.Generator().manual_seed(seed)
-    weights = [0.1 * torch.randn(spec.shape, generator=g) for spec in made.parameters]
-    images = torch.randn(2, 3, 16, 16, generator=g)
-    with torch.inference_mode():
-        assert torch.equal(compile_program(made).run(images, weights), compile_program(other).run(images, weights))
+    """Equal to the last bit: both run in canonical order, sums of three included."""
+    for made in (SPACE.sample(random.Random(seed)), small_network()):
+        other, _ = relabelled(made, random.Random(seed + 100))
+        g = torch.Generator().manual_seed(seed)
+        weights = [torch.randn(spec.shape, generator=g) * (2 / spec.fan_in) ** 0.5 for spec in made.parameters]
+        images = torch.randn(2, *made.input_shape, generator=g)
+        with torch.inference_mode():
+            assert torch.equal(compile_program(made).run(images, weights), compile_program(other).run(images, weights))
 
 
 def test_intermediate_values_are_freed_after_their_last_use(monkeypatch: pytest.MonkeyPatch) -> None:

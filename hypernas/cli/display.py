@@ -157,9 +157,11 @@ class SearchDisplay(PretrainDisplay):
 def result_table(result: SearchResult, top: int, out: Path) -> None:
     """The final table and how to look further, on stdout."""
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=100)
     title = f"{result.space} on {result.data}: the best of {len(result.candidates):,} architectures"
     table = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
-    for name in ("rank", "digest", "score before", "emitted", "val", "test", "params", "FLOPs", "time"):
+    for name in ("rank", "digest", "score before", "emitted %", "val %", "test %", "params", "FLOPs", "time"):
         table.add_column(name, no_wrap=True, justify="left" if name == "digest" else "right")
     for row in result.candidates[: max(top, 1)]:
         report = row.training
@@ -167,9 +169,9 @@ def result_table(result: SearchResult, top: int, out: Path) -> None:
             str(row.rank),
             row.digest[:8],
             "failed" if row.score is None else f"{row.score:.3f} ± {row.score_se:.3f}",
-            "" if row.emitted_accuracy is None else f"{row.emitted_accuracy:.1f} %",
-            f"{report.val_accuracy:.2f} %" if report else "",
-            f"{report.test_accuracy:.2f} %" if report else "failed" if row.training_error else "",
+            "" if row.emitted_accuracy is None else f"{row.emitted_accuracy:.1f}",
+            f"{report.val_accuracy:.2f}" if report else "",
+            f"{report.test_accuracy:.2f}" if report else "failed" if row.training_error else "",
             count(row.params),
             count(row.flops),
             clock(report.seconds) if report else "",

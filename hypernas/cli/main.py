@@ -15,6 +15,8 @@ from hypernas.cli import data, pretrain, search, spaces, ui
 from hypernas.errors import HypernasError
 from hypernas.version import __version__
 
+INTERRUPTED = "interrupted; what was done is kept"
+
 app = typer.Typer(
     help="Neural architecture search driven by a graph hypernetwork.",
     no_args_is_help=True,
@@ -56,7 +58,11 @@ def run() -> None:
     except HypernasError as error:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        _fail("interrupted; what was done is kept", 130)
+        _fail(INTERRUPTED, 130)
+    except SystemExit as end:  # typer turns a KeyboardInterrupt into this one, without a word
+        if end.code == 130:
+            _fail(INTERRUPTED, 130)
+        raise
     except BrokenPipeError:  # the reader of a pipe went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)

@@ -24,7 +24,7 @@ def pretrain(
     minutes: Annotated[float | None, typer.Option(help="Or minutes, in place of steps.", show_default=False)] = None,
     meta_batch: Annotated[int, typer.Option(help="Architectures a step.")] = 4,
     images: Annotated[int, typer.Option(help="Images a step, shared by its architectures.")] = 64,
-    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 4e-3,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 7e-4,
     encoder: Annotated[
         str, typer.Option(help="attention, or mlp (no messages between nodes: a baseline).")
     ] = "attention",
@@ -36,6 +36,7 @@ def pretrain(
     """Meta-train a graph hypernetwork. Ctrl-C keeps the last checkpoint; --resume goes on to the same numbers."""
     from hypernas.cli.display import PretrainDisplay
     from hypernas.data import load_dataset, resolve_data
+    from hypernas.engine.options import check_seed, check_writable
     from hypernas.errors import UsageError
     from hypernas.hypernet.config import GHNConfig
     from hypernas.hypernet.finding import cache_path
@@ -48,12 +49,13 @@ def pretrain(
     if steps is not None and minutes is not None:
         raise UsageError("Meta-training ends after --steps or after --minutes", remedy="Give one of them.")
     for name, value in (("steps", steps), ("minutes", minutes), ("meta-batch", meta_batch), ("workers", workers)):
-        if value is not None and value <= 0:
-            raise UsageError(f"--{name} is more than 0", value=value)
+        if value is not None and not 0 < value < float("inf"):
+            raise UsageError(f"--{name} is a number of more than 0", value=value)
     if images < 2:
         raise UsageError("--images is at least 2", value=images)
-    if not learning_rate > 0:
-        raise UsageError("--learning-rate is more than 0", value=learning_rate)
+    if not 0 < learning_rate < float("inf"):
+        raise UsageError("--learning-rate is a number of more than 0", value=learning_rate)
+    check_seed(seed)
     keep_freed_memory()
     on = resolve_device(device)
     with catch_interrupts() as stop, PretrainDisplay() as display:
@@ -63,6 +65,9 @@ def pretrain(
         dataset = load_dataset(name, data_dir)
         scale = found.scoring_scale(dataset.input_shape, dataset.n_classes)
         path = out or cache_path(found, dataset, scale)
+        if path.is_dir():
+            raise UsageError("--out is the file of a checkpoint", value=str(path), remedy="Add a file name to it.")
+        check_writable(path.parent)
         if steps is None and minutes is None:
             steps = default_steps(dataset)
         settings = MetaSettings(

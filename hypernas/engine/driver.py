@@ -147,7 +147,8 @@ class _Search:
                 result = self._finish("killed", background)
                 raise SearchInterrupted(result) from None
             except BaseException:
-                if self.table.rows or self.run_id:
+                background.shutdown(wait=True)  # a run that has just been opened is closed too
+                if self.table.rows or self.tracker.run_id:
                     self._finish("failed", background)
                 raise
             return self._finish("finished", background)
@@ -229,10 +230,10 @@ class _Search:
         o = self.options
         epochs = default_epochs(len(self.dataset.train.labels), self.device) if o.epochs is None else o.epochs
         chosen = [row for row in self.table.ranked() if row.score is not None][: o.top if epochs else 0]
-        if o.top > len(self.table.rows):
-            self.watcher.message(f"--top {o.top} is more than the {len(self.table.rows)} candidates: all are trained.")
         if not chosen:
             return
+        if o.top > len(self.table.rows):
+            self.watcher.message(f"--top {o.top} is more than the {len(self.table.rows)} candidates: all are trained.")
         start = time.monotonic()
         self.watcher.message(f"Training the best {len(chosen)} for {epochs} epochs, from {o.init} weights ...")
         with WorkerPool(self.device) as pool:

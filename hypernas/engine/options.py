@@ -9,7 +9,7 @@ from typing import Any
 from hypernas.engine.proposing import SAMPLERS
 from hypernas.errors import StoreError, UsageError, close_matches
 
-__all__ = ["INITS", "SearchOptions", "check_writable"]
+__all__ = ["INITS", "SearchOptions", "check_seed", "check_writable"]
 
 INITS = ("emitted", "random")
 
@@ -44,6 +44,14 @@ class SearchOptions:
     tracking_uri: str | None = None
     command: str = ""
 
+    def __post_init__(self) -> None:
+        for name in ("data_dir", "out", "ghn"):  # the Python API takes strings too
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, Path(value))
+        for name in ("space", "data"):
+            object.__setattr__(self, name, str(getattr(self, name)))
+
     def check(self) -> None:
         """Raises UsageError for the first value that cannot be used."""
         for name, least in (("candidates", 1), ("top", 0), ("cells", 1), ("width", 1), ("pretrain_steps", 1)):
@@ -55,6 +63,7 @@ class SearchOptions:
                 )
         if self.epochs is not None and self.epochs < 0:
             raise UsageError("--epochs is 0 (rank only) or more", value=self.epochs)
+        check_seed(self.seed)
         if self.score_images < 2:
             raise UsageError("--score-images is at least 2", value=self.score_images)
         for name, known in (("sampler", SAMPLERS), ("init", INITS)):
@@ -64,6 +73,12 @@ class SearchOptions:
 
     def to_json(self) -> dict[str, Any]:
         return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
+
+
+def check_seed(seed: int) -> None:
+    """Raises UsageError for a seed that not every generator takes; numpy's, which Optuna uses, has 32 bits."""
+    if not 0 <= seed < 2**32:
+        raise UsageError("--seed is between 0 and 4294967295", value=seed)
 
 
 def check_writable(folder: Path) -> None:

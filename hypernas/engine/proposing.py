@@ -39,6 +39,7 @@ class Proposer:
     exhausted: bool = False
     _seen: set[bytes] = field(default_factory=set)
     _open: dict[str, optuna.trial.Trial | None] = field(default_factory=dict)
+    _options: dict[str, tuple[Choice, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -79,7 +80,7 @@ class Proposer:
 
         for _ in range(MAX_REPEATS):
             trial = self._study.ask()
-            architecture = self.space.candidate(_trial_chooser(trial), self.scale)
+            architecture = self.space.candidate(self._chooser(trial), self.scale)
             if self._is_new(architecture):
                 self._open[architecture.digest] = trial
                 return architecture
@@ -119,10 +120,11 @@ class Proposer:
         if self.sampler == "random" and not self._open and len(self._study.get_trials(deepcopy=False)) >= FORGET:
             self._study = self._new_study()
 
+    def _chooser(self, trial: optuna.trial.Trial) -> Chooser:
+        def pick(name: str, options: tuple[Choice, ...]) -> Choice:
+            # Optuna knows one set of options a name; a space's may depend on earlier decisions
+            known = self._options.setdefault(name, options)
+            chosen: Any = trial.suggest_categorical(name if options == known else f"{name} of {options}", options)
+            return options[options.index(chosen)]
 
-def _trial_chooser(trial: optuna.trial.Trial) -> Chooser:
-    def pick(name: str, options: tuple[Choice, ...]) -> Choice:
-        chosen: Any = trial.suggest_categorical(name, options)
-        return options[options.index(chosen)]
-
-    return Chooser(pick)
+        return Chooser(pick)

@@ -59,9 +59,9 @@ class MetaSettings:
 
     steps: int | None = None
     minutes: float | None = None
-    meta_batch: int = 8
+    meta_batch: int = 4
     n_images: int = 64
-    learning_rate: float = 2e-3
+    learning_rate: float = 7e-4
     weight_decay: float = 1e-2
     warmup_steps: int = 50
     clip: float = 1.0

@@ -58,7 +58,7 @@ def obtain_ghn(
             with _PatientLock(lock, path, say, stop):
                 found = find_ghn(space, dataset, scale)  # another process may have made it meanwhile
                 if found is None:
-                    settings = MetaSettings(steps=steps or default_steps(dataset), meta_batch=4, seed=seed)
+                    settings = MetaSettings(steps=steps or default_steps(dataset), seed=seed)
                     say(
                         f"No pretrained GHN for {space.name} on {dataset.name}: pretraining one for {settings.steps:,} "
                         "steps. It is kept, and the next search starts at once."

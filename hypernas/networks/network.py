@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from hypernas.errors import CheckpointError, StoreError
+from hypernas.errors import ArchitectureError, CheckpointError, StoreError
 from hypernas.graphs.architecture import Architecture
 from hypernas.networks.interpreter import compile_program
 
@@ -45,7 +45,8 @@ class Network(nn.Module):
         self.program = compile_program(architecture)
         for spec in architecture.parameters:
             owner, leaf = self._owner(spec.name)
-            owner.register_parameter(leaf, nn.Parameter(weights[spec.name].detach().clone().float()))
+            # not register_parameter: it refuses names that nn.Module uses itself, which a user's space may use too
+            owner._parameters[leaf] = nn.Parameter(weights[spec.name].detach().clone().float())
         self._norms = [node.name for node in architecture.operations if node.op == "batch_norm"]
         for name in self._norms:
             channels = architecture.shapes[name][0]
@@ -63,12 +64,12 @@ class Network(nn.Module):
             child = module._modules.get(part)
             if child is None:
                 child = nn.Module()
-                module.add_module(part, child)
+                module._modules[part] = child
             module = child
         return module, leaf
 
     def forward(self, x: Tensor) -> Tensor:
-        weights = [getattr(module, leaf) for module, leaf in self._read]
+        weights = [module._parameters[leaf] for module, leaf in self._read]
         running = {name: (m.running_mean, m.running_var) for name, m in self._read_norms.items()}
         return self.program.run(x, weights, training=self.training, running=running)  # type: ignore[arg-type]
 
@@ -103,7 +104,7 @@ def load_network(folder: str | Path) -> Network:
         tensors = load_file(folder / "weights.safetensors")
         network = Network(architecture, tensors)
         network.load_state_dict(tensors)
-    except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+    except (OSError, SafetensorError, KeyError, RuntimeError, ValueError, ArchitectureError) as error:
         raise CheckpointError(
             f"A saved network is architecture.json and weights.safetensors that fit ({error})", value=str(folder)
         ) from None

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hypernas.data import Dataset
-from hypernas.errors import DeviceError, NonFiniteError, UsageError
+from hypernas.errors import DataError, DeviceError, NonFiniteError, UsageError
 from hypernas.graphs.architecture import Architecture
 from hypernas.hypernet.ghn import GHN, Weights
 from hypernas.networks.interpreter import autocast, compile_program
@@ -59,6 +59,8 @@ class Scorer:
         self.ghn, self.scale, self.device = ghn.to(device).eval(), scale, device
         images, labels = dataset.images("val", resolution=scale.input_shape[1], device=device)
         n = min(n_images, len(labels))
+        if n < 2:
+            raise DataError(f"{dataset.name}: scoring needs at least 2 val images", value=n, remedy="Add images.")
         n_batches = max(1, n // BATCH)
         size = n // n_batches
         self.batches: list[tuple[Tensor, Tensor]] = [
@@ -80,26 +82,32 @@ class Scorer:
     def _score_some(self, architectures: Sequence[Architecture], pool: WorkerPool) -> list[Score]:
         start = time.perf_counter()
         try:
-            emission = self.ghn.emit(architectures)
-            emit_s = (time.perf_counter() - start) / len(architectures)
-
-            def one(index: int) -> Score:
-                return self._run(architectures[index], emission[index], emit_s)
-
-            return pool.map(one, range(len(architectures)))
+            return self._emit_and_run(architectures, pool)
         except torch.OutOfMemoryError:
-            if len(architectures) > 1:  # halves give the same scores: emission does not depend on the batch
-                half = len(architectures) // 2
-                return self._score_some(architectures[:half], pool) + self._score_some(architectures[half:], pool)
-            raise DeviceError(
-                "One architecture and one batch of val images fit into the device's memory",
-                value=f"{len(self.batches[0][1])} images of {self.scale.input_shape}",
-                remedy="Use --score-images with fewer images, or --device cpu.",
-            ) from None
+            if len(architectures) == 1:
+                raise DeviceError(
+                    "One architecture and one batch of val images fit into the device's memory",
+                    value=f"{len(self.batches[0][1])} images of {self.scale.input_shape}",
+                    remedy="Use --score-images with fewer images, or --device cpu.",
+                ) from None
+            size = len(architectures) // 2  # halves give the same scores: emission does not depend on the batch
         except NonFiniteError as error:
             if len(architectures) == 1:
                 return [Score(None, None, None, time.perf_counter() - start, f"emitted weights: {error.rule}")]
-            return [score for architecture in architectures for score in self._score_some([architecture], pool)]
+            size = 1
+        # out of the handlers: the error's traceback held on to the memory of the pass that failed
+        parts = (architectures[i : i + size] for i in range(0, len(architectures), size))
+        return [score for part in parts for score in self._score_some(part, pool)]
+
+    def _emit_and_run(self, architectures: Sequence[Architecture], pool: WorkerPool) -> list[Score]:
+        start = time.perf_counter()
+        emission = self.ghn.emit(architectures)
+        emit_s = (time.perf_counter() - start) / len(architectures)
+
+        def one(index: int) -> Score:
+            return self._run(architectures[index], emission[index], emit_s)
+
+        return pool.map(one, range(len(architectures)))
 
     def _run(self, architecture: Architecture, weights: Weights, emit_s: float) -> Score:
         start = time.perf_counter()

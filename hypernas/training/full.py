@@ -15,7 +15,7 @@ from torch import Tensor
 from hypernas.data import Dataset
 from hypernas.data.augmentation import Augmentation, augment
 from hypernas.engine.records import EpochMetrics, TrainingReport
-from hypernas.errors import DeviceError, NonFiniteError
+from hypernas.errors import DeviceError, NonFiniteError, UsageError
 from hypernas.graphs.architecture import Architecture
 from hypernas.interrupts import StopRequest
 from hypernas.networks.interpreter import autocast
@@ -80,6 +80,8 @@ def train_network(
         NonFiniteError: where the loss is NaN or infinite.
         DeviceError: where the smallest batch does not fit into the device's memory.
     """
+    if settings.epochs < 1:
+        raise UsageError("Full training takes at least 1 epoch", value=settings.epochs)
     while True:
         try:
             return _train(architecture, weights, dataset, scale, settings, init, device, folder, report, stop)
@@ -90,9 +92,10 @@ def train_network(
                     value=str(device),
                     remedy="Train a narrower network (--width) or use --device cpu.",
                 ) from None
-            torch.cuda.empty_cache()
-            rate = settings.learning_rate / 2  # linear scaling (Goyal et al. 2017)
-            settings = replace(settings, batch=settings.batch // 2, learning_rate=rate)
+        # out of the handler: the error's traceback held on to the memory of the step that failed
+        torch.cuda.empty_cache()
+        rate = settings.learning_rate / 2  # linear scaling (Goyal et al. 2017)
+        settings = replace(settings, batch=settings.batch // 2, learning_rate=rate)
 
 
 def _train(

@@ -26,10 +26,10 @@ __all__ = ["CoordinateDecoder", "codes"]
 N_WAVES = 64
 # pooled features of a batch differ by a few tenths of their scale; logits have to differ by whole nats
 HEAD_GAIN = math.log(4.0)
-# Adam moves every entry by about the learning rate, whatever its size, and n entries that add up to one output move it
-# by up to n of those: the more of them, the larger they have to be for the output to move as slowly as a plain weight
-# (the width rule for Adam of Yang et al. 2022, *Tensor Programs V*, as a size at the start instead of a learning rate).
-CORE_STD, CODE_STD = 8.0, 0.5
+# Outputs are normalised, so the size of the factors at the start only says how far a step of Adam, which moves every
+# entry by about the learning rate, turns them. Fitted on one network alone: the core should learn fast (0.02 against a
+# rate of 5e-4), the codes of channels slowly.
+CORE_STD, CODE_STD = 0.02, 1.0
 GOLDEN = (math.sqrt(5) - 1) / 2
 # beyond this many values a basis is not spelled out; each tensor's own core is expanded instead
 MAX_BASIS_VALUES = 1 << 24
