@@ -58,7 +58,7 @@ def load_ghn(
     if found is None:
         raise UsageError(
             f"There is a pretrained GHN for {found_space.name} on {dataset.name}",
-            remedy=f"Make one: hypernas pretrain --space {space if isinstance(space, str) else found_space.name} "
+            remedy=f"Make one: hypernas pretrain --space {found_space.name if isinstance(space, SearchSpace) else space} "
             f"--data {dataset.name}",
         )
     return load_checkpoint(found.path, on)[0]
@@ -115,7 +115,8 @@ def train(
     keep_freed_memory()
     dataset, on = _dataset(data, data_dir), resolve_device(device)
     weights = dict(ghn.emit([architecture])[0]) if ghn is not None else random_weights(architecture, seed)
-    settings = TrainSettings(epochs=default_epochs(len(dataset.train.labels), on) if epochs is None else epochs, seed=seed)
+    n_epochs = default_epochs(len(dataset.train.labels), on) if epochs is None else epochs
+    settings = TrainSettings(epochs=n_epochs, seed=seed)
     scale = Scale(architecture.input_shape, dataset.n_classes, 0, 0, 0)
     init = "random" if ghn is None else "emitted"
     return train_network(architecture, weights, dataset, scale, settings, init=init, device=on, folder=folder)

@@ -87,7 +87,7 @@ class WorkerPool:
         return list(self._pool.map(function, items)) if self.n_workers > 1 else [function(item) for item in items]
 
     def submit(self, function: Callable[..., R], *arguments: object) -> Future[R]:
-        """Start one piece; a single worker takes one after the other, and each result is there as soon as it is made."""
+        """Start one piece; a single worker takes one after the other, and each result is there once it is made."""
         return self._pool.submit(function, *arguments)
 
     def __enter__(self) -> WorkerPool:

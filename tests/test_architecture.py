@@ -148,14 +148,19 @@ REFUSED: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
     "builder: shapes": (lambda: Builder((4, 6, 6)).conv("input", 8, kernel=9, padding=0), ("'conv'", "does not fit")),
     "builder: missing node": (lambda: Builder((4,)).relu("y"), ("'relu'", "does not exist", "'y'")),
     "builder: missing output": (lambda: Builder((4,)).finish("y"), ("output is a node", "'y'", "input")),
-    "builder: repeated name": (
-        lambda: (
-            [g := Builder((4,)), g.op("relu", "input", name="a_1"), [g.op("relu", "input", name="a")] * 2]
-            and [g.op("relu", "input", name="a")]
-        ),
-        ("unique", "'a_1'"),
+    "builder: missing node for a layer": (
+        lambda: Builder((4, 6, 6)).conv("y", 8),
+        ("reads a node that exists", "'y'", "input"),
     ),
+    "builder: repeated name": (lambda: named_twice(Builder((4,))), ("unique", "'a_1'")),
 }
+
+
+def named_twice(g: Builder) -> None:
+    """The builder numbers what has one name; the number may be taken."""
+    g.op("relu", g.input, name="a_1")
+    g.op("relu", g.input, name="a")
+    g.op("relu", g.input, name="a")
 
 
 def graph_of(ops: dict[str, str], edges: list[Any]) -> nx.MultiDiGraph:

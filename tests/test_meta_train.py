@@ -235,14 +235,14 @@ def test_gradients_are_those_of_the_mean_loss_through_the_emission(digits: Datas
 
 
 def test_meta_training_learns_what_helps_architectures_that_it_never_saw(digits: Dataset) -> None:
-    scale = Scale((1, 8, 8), 10, width=8, n_cells=1, n_reductions=1)
-    settings = MetaSettings(steps=100, meta_batch=2, n_images=64, learning_rate=2e-2, warmup_steps=5, augment=False)
+    scale = dataclasses.replace(TINY, width=8)
+    settings = dataclasses.replace(SETTINGS, steps=150, n_images=64, learning_rate=2e-2, augment=False)
     losses: list[float] = []
     _, info = run(digits, settings, scale=scale, report=lambda progress: losses.append(progress.loss))
-    assert len(losses) == 100
+    assert len(losses) == 150
     assert losses[-1] < losses[39] < losses[0]
-    assert info.figures["val_loss"] < math.log(10) - 0.1  # better than the same guess for every image
-    assert info.figures["val_accuracy"] > 15
+    assert info.figures["val_loss"] < math.log(10) - 0.15  # better than the same guess for every image
+    assert info.figures["val_accuracy"] > 18
 
 
 def test_the_loss_decreases_on_the_shipped_space(digits: Dataset) -> None:

@@ -302,6 +302,16 @@ def test_a_build_returns_an_architecture(built: Any) -> None:
         space_of(lambda choose, scale: built).sample(random.Random(0))
 
 
+def test_a_build_that_raises_is_named_with_its_line() -> None:
+    with pytest.raises(SpaceError, match=r"test_spaces\.py:\d+: the build of space 'made' raised ZeroDivisionError"):
+        space_of(lambda choose, scale: 1 // 0).sample(random.Random(0))
+
+
+def test_scoring_pools_images_to_a_square() -> None:
+    assert SPACE.scoring_scale((3, 20, 12), 10).input_shape == (3, 12, 12)
+    assert SPACE.scoring_scale((3, 64, 48), 10).input_shape == (3, 16, 16)
+
+
 def test_without_a_structure_the_candidate_is_named_by_its_network_at_the_default_scale() -> None:
     space = space_of(pooled)
     one = space.replay({"op": "relu"})

@@ -36,7 +36,7 @@ def pretrain(
     """Meta-train a graph hypernetwork. Ctrl-C keeps the last checkpoint; --resume goes on to the same numbers."""
     from hypernas.cli.display import PretrainDisplay
     from hypernas.data import load_dataset, resolve_data
-    from hypernas.engine.options import check_seed, check_writable
+    from hypernas.engine.options import check_seed, check_size, check_writable
     from hypernas.errors import UsageError
     from hypernas.hypernet.config import GHNConfig
     from hypernas.hypernet.finding import cache_path
@@ -64,6 +64,7 @@ def pretrain(
         display.message(said)
         dataset = load_dataset(name, data_dir)
         scale = found.scoring_scale(dataset.input_shape, dataset.n_classes)
+        check_size(scale, dataset)
         path = out or cache_path(found, dataset, scale)
         if path.is_dir():
             raise UsageError("--out is the file of a checkpoint", value=str(path), remedy="Add a file name to it.")

@@ -72,12 +72,14 @@ def resolve_data(
     """
     if requested != "auto":
         return requested, f"Data set: {requested}."
+    preferred = [name for name in preferred if name in datasets and datasets[name].files]  # digits are always there
     for name in preferred:
-        if name in datasets and (folder := datasets[name].locate(data_dir)) is not None:
-            where = f"found in {folder}" if datasets[name].files else "it comes with scikit-learn"
-            return name, f"Data set: {name} ({where})."
+        if (folder := datasets[name].locate(data_dir)) is not None:
+            return name, f"Data set: {name} (found in {folder})."
+    if not preferred:
+        return "digits", "Data set: digits (it comes with scikit-learn)."
     wanted = " or ".join(preferred)
     return "digits", (
         f"Data set: digits, 1,797 images of 8 x 8 pixels that come with scikit-learn, because {wanted} is not in "
-        f"{data_folder(data_dir)}. To fetch it: `hypernas data get {preferred[0] if preferred else 'cifar10'}`."
+        f"{data_folder(data_dir)}. To fetch it: `hypernas data get {preferred[0]}`."
     )

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Protocol
 
 from hypernas.data import Dataset, load_dataset, resolve_data
-from hypernas.engine.options import SearchOptions, check_writable
+from hypernas.engine.options import SearchOptions, check_size, check_writable
 from hypernas.engine.proposing import Proposer
 from hypernas.engine.ranking_table import RankingTable
 from hypernas.engine.records import Candidate, EpochMetrics, SearchResult, TrainingReport
-from hypernas.errors import HypernasError, UsageError
+from hypernas.errors import HypernasError
 from hypernas.graphs.architecture import Architecture
 from hypernas.hypernet.checkpoint import GHNInfo
 from hypernas.hypernet.ghn import GHN
@@ -114,7 +114,7 @@ class _Search:
         self.full_scale = full_scale(self.space, self.dataset, options)
         self._check_sizes()
         check_writable(options.out)
-        self.search_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(3).hex()}"
+        self.search_id = f"{time.strftime('%y%m%d-%H%M')}-{os.urandom(2).hex()}"
         self.folder = options.out / "searches" / self.search_id
         check_writable(self.folder)
         self.tracker = SearchTracker(options.out, experiment=self.space.name, tracking_uri=options.tracking_uri)
@@ -126,13 +126,7 @@ class _Search:
         """Images that are too small for the space's reductions are refused before anything is trained."""
         for scale in (self.scoring_scale, self.full_scale):
             self.space.sample(random.Random(0), scale)
-            smallest = min(scale.input_shape[1:]) >> scale.n_reductions
-            if smallest < 1:
-                raise UsageError(
-                    f"Images are at least {2**scale.n_reductions} pixels for {scale.n_reductions} reductions",
-                    value=f"{self.dataset.name}: {self.dataset.input_shape}",
-                    remedy="Use larger images, or a space with fewer reductions.",
-                )
+            check_size(scale, self.dataset)
 
     def run(self) -> SearchResult:
         with ThreadPoolExecutor(1) as background:

@@ -6,10 +6,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from hypernas.data import Dataset
 from hypernas.engine.proposing import SAMPLERS
 from hypernas.errors import StoreError, UsageError, close_matches
+from hypernas.spaces.space import Scale
 
-__all__ = ["INITS", "SearchOptions", "check_seed", "check_writable"]
+__all__ = ["INITS", "SearchOptions", "check_seed", "check_size", "check_writable"]
 
 INITS = ("emitted", "random")
 
@@ -79,6 +81,16 @@ def check_seed(seed: int) -> None:
     """Raises UsageError for a seed that not every generator takes; numpy's, which Optuna uses, has 32 bits."""
     if not 0 <= seed < 2**32:
         raise UsageError("--seed is between 0 and 4294967295", value=seed)
+
+
+def check_size(scale: Scale, dataset: Dataset) -> None:
+    """Raises UsageError for images that cannot be halved as often as the scale says."""
+    if min(scale.input_shape[1:]) >> scale.n_reductions < 1:
+        raise UsageError(
+            f"Images are at least {2**scale.n_reductions} pixels for {scale.n_reductions} reductions",
+            value=f"{dataset.name}: {dataset.input_shape}",
+            remedy="Use larger images, or a space with fewer reductions.",
+        )
 
 
 def check_writable(folder: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from hypernas.errors import ArchitectureError
+from hypernas.errors import ArchitectureError, close_matches
 from hypernas.graphs.architecture import Architecture, Node, _complete, infer_shape
 from hypernas.graphs.primitives import Shape
 
@@ -42,6 +42,10 @@ class Builder:
             self._scope = outer
 
     def shape(self, node: str) -> Shape:
+        if node not in self._shapes:
+            raise ArchitectureError(
+                "A layer reads a node that exists", value=node, remedy=close_matches(node, self._shapes)
+            )
         return self._shapes[node]
 
     def op(self, op: str, *inputs: str, name: str | None = None, **attributes: Any) -> str:
@@ -62,12 +66,12 @@ class Builder:
         name: str = "conv",
     ) -> str:
         """Convolution with its own weight; by default padded so that stride 1 keeps the size (odd kernels)."""
-        n_axes = len(self._shapes[x]) - 1
+        n_axes = len(self.shape(x)) - 1
         kernels = (kernel,) * n_axes if isinstance(kernel, int) else kernel
         if padding is None:
             padding = tuple(dilation * (k - 1) // 2 for k in kernels)
         name = self._unique(name)
-        slots = [x, self._parameter(name, "weight", (channels, self._shapes[x][0] // groups, *kernels))]
+        slots = [x, self._parameter(name, "weight", (channels, self.shape(x)[0] // groups, *kernels))]
         if bias:
             slots.append(self._parameter(name, "bias", (channels,)))
         attributes = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
@@ -75,14 +79,14 @@ class Builder:
 
     def linear(self, x: str, features: int, *, bias: bool = True, name: str = "linear") -> str:
         name = self._unique(name)
-        slots = [x, self._parameter(name, "weight", (features, self._shapes[x][-1]))]
+        slots = [x, self._parameter(name, "weight", (features, self.shape(x)[-1]))]
         if bias:
             slots.append(self._parameter(name, "bias", (features,)))
         return self._add(name, "linear", tuple(slots), {})
 
     def batch_norm(self, x: str, *, name: str = "norm") -> str:
         name = self._unique(name)
-        shape = self._shapes[x][:1]
+        shape = self.shape(x)[:1]
         affine = (self._parameter(name, "scale", shape), self._parameter(name, "shift", shape))
         return self._add(name, "batch_norm", (x, *affine), {})
 

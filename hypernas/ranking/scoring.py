@@ -61,6 +61,9 @@ class Scorer:
         n = min(n_images, len(labels))
         if n < 2:
             raise DataError(f"{dataset.name}: scoring needs at least 2 val images", value=n, remedy="Add images.")
+        # in a fixed random order: a user's images come class by class, and batch norm would take one class's statistics
+        some = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[:n].to(device)
+        images, labels = images[some], labels[some]
         n_batches = max(1, n // BATCH)
         size = n // n_batches
         self.batches: list[tuple[Tensor, Tensor]] = [

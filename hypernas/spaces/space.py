@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import abc
 import random
+import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
-from hypernas.errors import SpaceError
+from hypernas.errors import HypernasError, SpaceError
 from hypernas.graphs.architecture import Architecture
 from hypernas.graphs.primitives import Shape
 
@@ -124,8 +126,9 @@ class SearchSpace(abc.ABC):
 
     def scoring_scale(self, input_shape: Shape, n_classes: int) -> Scale:
         """The scale at which candidates are scored: small. Images are average-pooled to its ``input_shape``."""
-        channels, height, width = input_shape
-        return Scale((channels, min(16, height), min(16, width)), n_classes, width=8, n_cells=3, n_reductions=1)
+        channels, *size = input_shape
+        side = min(16, *size)  # images are pooled to a square
+        return Scale((channels, side, side), n_classes, width=8, n_cells=3, n_reductions=1)
 
     def full_scale(self, input_shape: Shape, n_classes: int) -> Scale:
         """The scale of the networks that are trained in full."""
@@ -186,7 +189,15 @@ class SearchSpace(abc.ABC):
         return architecture
 
     def _build(self, choose: Chooser, scale: Scale) -> Architecture:
-        built = self.build(choose, scale)
+        try:
+            built = self.build(choose, scale)
+        except HypernasError:
+            raise
+        except Exception as error:
+            raise SpaceError(
+                f"{_line(self, error)}: the build of space {self.name!r} raised {type(error).__name__}: {error}",
+                remedy="Mend the space.",
+            ) from error
         if not isinstance(built, Architecture):
             raise SpaceError(
                 f"The build of space {self.name!r} returns an Architecture",
@@ -194,6 +205,13 @@ class SearchSpace(abc.ABC):
                 remedy="End it with `return g.finish(output)` of a hypernas Builder.",
             )
         return built
+
+
+def _line(space: SearchSpace, error: BaseException) -> str:
+    """``file:12``: the last line of the space's file that an error passed through."""
+    file = getattr(sys.modules.get(type(space).__module__), "__file__", None) or "?"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f"{file}:{lines[-1]}" if lines else file
 
 
 def with_classes(scale: Scale, input_shape: Shape, n_classes: int) -> Scale:

@@ -75,7 +75,7 @@ class SearchTracker:
         """
         client, experiment_id = self._open()
         kinds = {"hypernas.kind": "search", "hypernas.search_id": search_id, "mlflow.runColor": "#0072B2"}
-        name = f"{parameters.get('space', '')} {search_id}".strip()
+        name = " ".join(str(part) for part in (parameters.get("data"), search_id) if part)
         with store_errors(self._uri):
             run = client.create_run(experiment_id, run_name=name, tags={**environment_tags(), **tags, **kinds})
             run_id = str(run.info.run_id)

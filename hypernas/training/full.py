@@ -112,10 +112,11 @@ def _train(
 ) -> tuple[Network, TrainingReport]:
     start = time.monotonic()
     network = Network(architecture, weights).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    resolution = scale.input_shape[1]
+    side = scale.input_shape[1]
+    resolution = None if scale.input_shape == dataset.input_shape else side  # pooled to a square
     images, labels = dataset.images("train", resolution=resolution, device=device)
     val = dataset.images("val", resolution=resolution, device=device)
-    policy = settings.augmentation or dataset.augmentation.at_resolution(resolution, dataset.input_shape[1])
+    policy = settings.augmentation or dataset.augmentation.at_resolution(side, dataset.input_shape[1])
     optimizer = _optimizer(network, settings)
     n_steps = max(1, len(labels) // settings.batch)
     generator = torch.Generator().manual_seed(settings.seed)
