@@ -56,10 +56,10 @@ def load_ghn(
     scale = found_space.scoring_scale(dataset.input_shape, dataset.n_classes)
     found = find_ghn(found_space, dataset, scale)
     if found is None:
+        named = found_space.name if isinstance(space, SearchSpace) else space
         raise UsageError(
             f"There is a pretrained GHN for {found_space.name} on {dataset.name}",
-            remedy=f"Make one: hypernas pretrain --space {found_space.name if isinstance(space, SearchSpace) else space} "
-            f"--data {dataset.name}",
+            remedy=f"Make one: hypernas pretrain --space {named} --data {dataset.name}",
         )
     return load_checkpoint(found.path, on)[0]
 

@@ -1,6 +1,6 @@
 """Emission: architectures a second in batches, against one at a time, on one core, in one run.
 
-    python scripts/benchmark_emission.py
+python scripts/benchmark_emission.py
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ def main() -> None:
         for repeat in range(args.repeats):  # fresh architectures: nothing about them is cached
             rng = random.Random(repeat)
             rates.append(rate(ghn, [space.sample(rng, scale) for _ in range(args.architectures)], batch))
-        print(f"batches of {batch:2d}: {sorted(rates)[len(rates) // 2]:6.0f} architectures/s (median of {args.repeats})")
+        print(
+            f"batches of {batch:2d}: {sorted(rates)[len(rates) // 2]:6.0f} architectures/s (median of {args.repeats})"
+        )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Resident memory of a search over its number of candidates: how much in all, and how much for each further one.
 
-    python scripts/measure_memory.py --candidates 10000
+python scripts/measure_memory.py --candidates 10000
 """
 
 from __future__ import annotations
@@ -40,10 +40,18 @@ def main() -> None:
     parser.add_argument("--space", default="cifar_cells")
     parser.add_argument("--data", default="digits")
     parser.add_argument("--candidates", type=int, default=10_000)
+    parser.add_argument("--score-images", type=int, default=512)
     args = parser.parse_args()
     memory = Memory(max(1, args.candidates // 10))
     with tempfile.TemporaryDirectory() as out:
-        options = SearchOptions(args.space, data=args.data, candidates=args.candidates, epochs=0, out=Path(out))
+        options = SearchOptions(
+            args.space,
+            data=args.data,
+            candidates=args.candidates,
+            score_images=args.score_images,
+            epochs=0,
+            out=Path(out),
+        )
         run_search(options, memory)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     half = memory.readings[len(memory.readings) // 2 :]

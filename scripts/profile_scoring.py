@@ -1,6 +1,6 @@
 """Where scoring spends its time: share of convolution, pooling and norm kernels, emission, and the rest.
 
-    python scripts/profile_scoring.py --data cifar10 --data-dir DIR
+python scripts/profile_scoring.py --data cifar10 --data-dir DIR
 """
 
 from __future__ import annotations
@@ -52,8 +52,10 @@ def main() -> None:
             total = time.perf_counter() - start
     events = profiler.key_averages()
     images = sum(len(y) for _, y in scorer.batches)
-    print(f"{args.space} on {args.data} at {scale.name}, {images} val images: "
-          f"{plain / args.architectures * 1e3:.1f} ms an architecture on one core ({args.architectures} architectures)")
+    print(
+        f"{args.space} on {args.data} at {scale.name}, {images} val images: "
+        f"{plain / args.architectures * 1e3:.1f} ms an architecture on one core ({args.architectures} architectures)"
+    )
     kernels = 0.0
     for kind, names in KERNELS.items():
         seconds = sum(e.self_cpu_time_total for e in events if e.key.startswith(names)) / 1e6

@@ -126,13 +126,19 @@ def main() -> None:
     with WorkerPool(DEVICE, args.workers) as pool:
         done += pool.map(run, jobs)
         chosen = [architectures[i] for i in spread]
-        plain = {a.digest: s.value for a, s in zip(chosen, Scorer(baseline, dataset, scale, DEVICE).score(chosen, pool))}
-    print(f"{args.space} on {args.data}; GHN {info.name}; scored at {scale.name}, trained at {full.name}, {epochs} epochs")
+        plain = {
+            a.digest: s.value for a, s in zip(chosen, Scorer(baseline, dataset, scale, DEVICE).score(chosen, pool))
+        }
+    print(
+        f"{args.space} on {args.data}; GHN {info.name}; scored at {scale.name}, trained at {full.name}, {epochs} epochs"
+    )
     rows = [row for row in done if row["group"] == "spread"]
     for target, sign in (("val_accuracy", 1), ("final_val_loss", -1)):
         truth = [sign * row[target] for row in rows]
-        print(f"tau with {'minus ' if sign < 0 else ''}{target}, {len(rows)} architectures spread over the ranking of "
-              f"{len(architectures)} (sd {statistics.stdev(truth):.3f}):")
+        print(
+            f"tau with {'minus ' if sign < 0 else ''}{target}, {len(rows)} architectures spread over the ranking of "
+            f"{len(architectures)} (sd {statistics.stdev(truth):.3f}):"
+        )
         for name, values in (
             ("score", [row["score"] for row in rows]),
             ("score, GHN without messages", [plain[row["digest"]] for row in rows]),
@@ -145,9 +151,11 @@ def main() -> None:
         if part:
             means = [statistics.mean(r["test_accuracy"] for r in part if r["seed"] == s) for s in range(args.seeds)]
             first = statistics.mean(r["first_val_accuracy"] for r in part)
-            print(f"{group} 5 from {init} weights: test accuracy {statistics.mean(means):.2f} % (seeds "
-                  f"{', '.join(f'{m:.2f}' for m in means)}), best {max(r['test_accuracy'] for r in part):.2f} %, "
-                  f"val accuracy after epoch 1 {first:.1f} %")
+            print(
+                f"{group} 5 from {init} weights: test accuracy {statistics.mean(means):.2f} % (seeds "
+                f"{', '.join(f'{m:.2f}' for m in means)}), best {max(r['test_accuracy'] for r in part):.2f} %, "
+                f"val accuracy after epoch 1 {first:.1f} %"
+            )
 
 
 if __name__ == "__main__":

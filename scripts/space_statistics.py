@@ -45,15 +45,19 @@ def main() -> None:
     args = parser.parse_args()
     rng = random.Random(args.seed)
     shares = [
-        1 / (n_equal(choose_cell(random_chooser(rng), "c", tuple(OPERATIONS))) * n_equal(
-            choose_cell(random_chooser(rng), "c", tuple(OPERATIONS))
-        ))
+        1
+        / (
+            n_equal(choose_cell(random_chooser(rng), "c", tuple(OPERATIONS)))
+            * n_equal(choose_cell(random_chooser(rng), "c", tuple(OPERATIONS)))
+        )
         for _ in range(args.samples)
     ]
     mean, se = statistics.mean(shares), statistics.stdev(shares) / math.sqrt(len(shares))
     total = n_decisions() ** 2
     print(f"decisions: {total:.3e} ({n_decisions():.3e} a cell)")
-    print(f"distinct share: {mean:.5f} ± {se:.5f} (n = {args.samples}), so about {total * mean:.1e} distinct architectures")
+    print(
+        f"distinct share: {mean:.5f} ± {se:.5f} (n = {args.samples}), so about {total * mean:.1e} distinct architectures"
+    )
 
 
 if __name__ == "__main__":

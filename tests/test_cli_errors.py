@@ -343,7 +343,7 @@ def test_images_too_small_for_the_reductions(cli: InProcess, tmp_path: Path) -> 
 
 
 def test_images_just_large_enough_and_not_square(cli: InProcess, tmp_path: Path, runs_folder: Path) -> None:
-    for shape in ((40, 2, 2), (40, 12, 10), (40, 10, 12), (40, 3, 40)):
+    for shape in ((40, 2, 2), (40, 12, 10), (40, 3, 40)):
         path = npz(tmp_path / f"s{shape[1]}x{shape[2]}.npz", pixels(*shape), LABELS)
         command = ["search", "--data", path, "--candidates", 2, "--top", 1, "--epochs", 1, "--pretrain-steps", 1]
         done = cli(*command, "--cells", 2, "--width", 4, "--out", runs_folder, "--json")

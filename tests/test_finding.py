@@ -115,6 +115,17 @@ def test_a_given_one_is_used_or_refused_never_replaced(
         find_ghn(space, digits, scale, tmp_path / "missing.safetensors")
 
 
+def test_any_name_of_a_space_makes_a_file_in_the_folder(save: Save, digits: Dataset, scale: Scale) -> None:
+    class Odd(type(load_space("cifar_cells"))):  # type: ignore[misc]
+        name = "mine/../of: today"
+
+    path = cache_path(Odd(), digits, scale)
+    assert path.parent == ghn_folder() and "/" not in path.name
+    save(path, space=Odd.name)
+    found = find_ghn(Odd(), digits, scale)
+    assert found is not None and found.path == path
+
+
 def test_names_in_the_cache_tell_versions_data_and_scales_apart(
     save: Save, space: SearchSpace, digits: Dataset, scale: Scale
 ) -> None:

@@ -226,7 +226,7 @@ def test_a_search_that_fails_before_it_starts_leaves_no_empty_folder(
 def test_single_worker_keeps_each_network_once_it_is_trained(
     cli: InProcess, command: list[object], monkeypatch: pytest.MonkeyPatch, runs_folder: Path
 ) -> None:
-    """On a GPU, and on one core, networks are trained one after the other: an interruption keeps those that are done."""
+    """On a GPU, and on one core, one network is trained after the other: an interruption keeps the first."""
     original = driver.train_network
     n: list[int] = []
 

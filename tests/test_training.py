@@ -326,6 +326,6 @@ def test_no_epochs(digits: Dataset) -> None:
 def test_default_epochs() -> None:
     assert default_epochs(1_200, CPU) == 25
     assert default_epochs(10, CPU) == 60
-    assert default_epochs(45_000, CPU) == 10
+    assert default_epochs(45_000, CPU) == 5
     assert default_epochs(45_000, torch.device("cuda")) == 100
     assert isinstance(np.int64(default_epochs(5_000, CPU)), np.int64)

@@ -27,7 +27,7 @@ SHOWN = 5
 def count(n: int) -> str:
     """1234567 -> 1.23M."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if n >= size:
+        if n >= 0.9995 * size:  # what rounds to 1000 of a unit is 1 of the next
             return f"{n / size:.3g}{unit}"
     return str(n)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -143,7 +144,11 @@ class _Search:
             except BaseException:
                 background.shutdown(wait=True)  # a run that has just been opened is closed too
                 if self.table.rows or self.tracker.run_id:
-                    self._finish("failed", background)
+                    with contextlib.suppress(HypernasError, OSError):  # what is told is the first error
+                        self._finish("failed", background)
+                else:
+                    with contextlib.suppress(OSError):
+                        self.folder.rmdir()  # nothing was done: only an empty folder goes
                 raise
             return self._finish("finished", background)
 

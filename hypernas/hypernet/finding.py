@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def shipped_folder() -> Path:
 def cache_path(space: SearchSpace, dataset: Dataset, scale: Scale) -> Path:
     """Where a GHN for these is kept: the name tells them apart, the header inside is what is trusted."""
     name = f"{space.name}-v{space.version}-{dataset.name}-{dataset.fingerprint[:8]}-{scale.name}.safetensors"
-    return ghn_folder() / name
+    return ghn_folder() / re.sub(r"[^\w.-]", "_", name)  # a user's names may hold anything, slashes too
 
 
 def check_fits(info: GHNInfo, space: SearchSpace, dataset: Dataset, scale: Scale) -> None:

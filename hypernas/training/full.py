@@ -54,7 +54,7 @@ def default_epochs(n_train: int, device: torch.device) -> int:
     """Epochs that make sense without being asked: about 500 steps of 64 on a small set, more on a GPU."""
     if n_train <= 5_000:
         return max(10, min(60, round(30_000 / n_train)))
-    return 100 if device.type == "cuda" else 10
+    return 100 if device.type == "cuda" else 5
 
 
 def train_network(
