@@ -58,6 +58,37 @@ def interval(accuracy: list[float], values: list[float], seed: int = 0) -> tuple
     return float(kendalltau(a, v).statistic), float(low), float(high)
 
 
+def report_ranking(rows: list[dict], plain: dict[str, float | None], n: int) -> None:
+    """Part 1: tau of each predictor with what training gave."""
+    for target, sign in (("val_accuracy", 1), ("final_val_loss", -1)):
+        truth = [sign * row[target] for row in rows]
+        print(
+            f"tau with {'minus ' if sign < 0 else ''}{target}, {len(rows)} architectures spread over the ranking of "
+            f"{n} (sd {statistics.stdev(truth):.3f}):"
+        )
+        for name, values in (
+            ("score", [row["score"] for row in rows]),
+            ("score, GHN without messages", [plain[row["digest"]] for row in rows]),
+            ("parameters", [row["params"] for row in rows]),
+        ):
+            tau, low, high = interval(truth, values)
+            print(f"  {name:28s} {tau:6.3f}  [{low:.3f}, {high:.3f}]")
+
+
+def report_starts(rows: list[dict], n_seeds: int) -> None:
+    """Part 2: the top 5 against random picks, and emitted against random weights."""
+    for group, init in (("top", "emitted"), ("top", "random"), ("picked", "emitted")):
+        part = [row for row in rows if row["group"] == group and row["init"] == init]
+        if not part:
+            continue
+        means = [statistics.mean(r["test_accuracy"] for r in part if r["seed"] == seed) for seed in range(n_seeds)]
+        print(
+            f"{group} 5 from {init} weights: test accuracy {statistics.mean(means):.2f} % (seeds "
+            f"{', '.join(f'{mean:.2f}' for mean in means)}), best {max(r['test_accuracy'] for r in part):.2f} %, "
+            f"val accuracy after epoch 1 {statistics.mean(r['first_val_accuracy'] for r in part):.1f} %"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--space", default="cifar_cells")
@@ -126,36 +157,13 @@ def main() -> None:
     with WorkerPool(DEVICE, args.workers) as pool:
         done += pool.map(run, jobs)
         chosen = [architectures[i] for i in spread]
-        plain = {
-            a.digest: s.value for a, s in zip(chosen, Scorer(baseline, dataset, scale, DEVICE).score(chosen, pool))
-        }
+        of_chosen = Scorer(baseline, dataset, scale, DEVICE).score(chosen, pool)
+        plain = {a.digest: s.value for a, s in zip(chosen, of_chosen, strict=True)}
     print(
         f"{args.space} on {args.data}; GHN {info.name}; scored at {scale.name}, trained at {full.name}, {epochs} epochs"
     )
-    rows = [row for row in done if row["group"] == "spread"]
-    for target, sign in (("val_accuracy", 1), ("final_val_loss", -1)):
-        truth = [sign * row[target] for row in rows]
-        print(
-            f"tau with {'minus ' if sign < 0 else ''}{target}, {len(rows)} architectures spread over the ranking of "
-            f"{len(architectures)} (sd {statistics.stdev(truth):.3f}):"
-        )
-        for name, values in (
-            ("score", [row["score"] for row in rows]),
-            ("score, GHN without messages", [plain[row["digest"]] for row in rows]),
-            ("parameters", [row["params"] for row in rows]),
-        ):
-            tau, low, high = interval(truth, values)
-            print(f"  {name:28s} {tau:6.3f}  [{low:.3f}, {high:.3f}]")
-    for group, init in (("top", "emitted"), ("top", "random"), ("picked", "emitted")):
-        part = [row for row in done if row["group"] == group and row["init"] == init]
-        if part:
-            means = [statistics.mean(r["test_accuracy"] for r in part if r["seed"] == s) for s in range(args.seeds)]
-            first = statistics.mean(r["first_val_accuracy"] for r in part)
-            print(
-                f"{group} 5 from {init} weights: test accuracy {statistics.mean(means):.2f} % (seeds "
-                f"{', '.join(f'{m:.2f}' for m in means)}), best {max(r['test_accuracy'] for r in part):.2f} %, "
-                f"val accuracy after epoch 1 {first:.1f} %"
-            )
+    report_ranking([row for row in done if row["group"] == "spread"], plain, len(architectures))
+    report_starts(done, args.seeds)
 
 
 if __name__ == "__main__":

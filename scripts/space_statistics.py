@@ -55,9 +55,7 @@ def main() -> None:
     mean, se = statistics.mean(shares), statistics.stdev(shares) / math.sqrt(len(shares))
     total = n_decisions() ** 2
     print(f"decisions: {total:.3e} ({n_decisions():.3e} a cell)")
-    print(
-        f"distinct share: {mean:.5f} ± {se:.5f} (n = {args.samples}), so about {total * mean:.1e} distinct architectures"
-    )
+    print(f"distinct share: {mean:.5f} ± {se:.5f} (n = {args.samples}), about {total * mean:.1e} architectures")
 
 
 if __name__ == "__main__":
