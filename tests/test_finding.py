@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from hypernas import GHN, Dataset, SearchSpace, load_space
+from hypernas import GHN, Dataset, SearchSpace, load_dataset, load_space
+from hypernas.data import DATASETS
 from hypernas.errors import CheckpointError
 from hypernas.hypernet import finding
-from hypernas.hypernet.checkpoint import GHNInfo, save_checkpoint
+from hypernas.hypernet.checkpoint import GHNInfo, load_checkpoint, save_checkpoint
 from hypernas.hypernet.config import GHNConfig
-from hypernas.hypernet.finding import cache_path, find_ghn, ghn_folder
+from hypernas.hypernet.finding import cache_path, find_ghn, ghn_folder, shipped_folder
 from hypernas.spaces.space import Scale
 
 Save = Callable[..., Path]
@@ -136,3 +138,24 @@ def test_names_in_the_cache_tell_versions_data_and_scales_apart(
         cache_path(space, digits, replace(scale, n_cells=9)),
     }
     assert len(paths) == 3
+
+
+@pytest.mark.parametrize("path", sorted(shipped_folder().glob("*.safetensors")), ids=lambda path: path.stem)
+def test_a_shipped_checkpoint_is_finished_and_fits_its_space(path: Path) -> None:
+    ghn, info, extra = load_checkpoint(path)
+    assert info.finished
+    assert not extra  # the optimiser's tensors stay at home
+    space = load_space(info.space)
+    assert (info.space_version, path.stem) == (space.version, f"{space.name}-{info.data}")
+    architecture = space.sample(random.Random(0), info.scale)
+    assert set(ghn.emit([architecture])[0]) == {spec.name for spec in architecture.parameters}
+
+
+def test_the_shipped_one_is_found_for_cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if DATASETS["cifar10"].locate() is None:
+        pytest.skip("CIFAR-10 is not on disk: set HYPERNAS_DATA")
+    monkeypatch.setenv("HYPERNAS_CACHE", str(tmp_path))
+    dataset, space = load_dataset("cifar10"), load_space("cifar_cells")
+    found = find_ghn(space, dataset, space.scoring_scale(dataset.input_shape, dataset.n_classes))
+    assert found is not None
+    assert found.origin == "shipped"

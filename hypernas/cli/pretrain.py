@@ -69,12 +69,14 @@ def pretrain(
         if path.is_dir():
             raise UsageError("--out is the file of a checkpoint", value=str(path), remedy="Add a file name to it.")
         check_writable(path.parent)
+        # in the cache, a finished GHN is replaced by a finished one only
+        working = out or path.with_name(f"{path.stem}.unfinished{path.suffix}")
         if steps is None and minutes is None:
             steps = default_steps(dataset)
         settings = MetaSettings(
             steps, minutes, meta_batch=meta_batch, n_images=images, learning_rate=learning_rate, seed=seed
         )
-        display.message(f"Checkpoint: {path}")
+        display.message(f"Checkpoint: {working}")
         _, info = meta_train(
             found,
             dataset,
@@ -82,12 +84,13 @@ def pretrain(
             settings,
             config=GHNConfig(encoder=encoder),
             device=on,
-            out=path,
+            out=working,
             resume=resume,
             n_workers=workers,
             report=display.pretraining,
             stop=stop,
         )
+        working.replace(path)
     figures = info.figures
     print(
         f"{path}: {info.architecture_steps:,} architecture-steps in {info.seconds / 60:.1f} min; held-out "

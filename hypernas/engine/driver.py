@@ -115,7 +115,7 @@ class _Search:
         self.full_scale = full_scale(self.space, self.dataset, options)
         self._check_sizes()
         check_writable(options.out)
-        self.search_id = f"{time.strftime('%y%m%d-%H%M')}-{os.urandom(2).hex()}"
+        self.search_id = f"{time.strftime('%y%m%d-%H%M')}-{os.urandom(3).hex()}"
         self.folder = options.out / "searches" / self.search_id
         check_writable(self.folder)
         self.tracker = SearchTracker(options.out, experiment=self.space.name, tracking_uri=options.tracking_uri)

@@ -118,35 +118,15 @@ def _train(
     val = dataset.images("val", resolution=resolution, device=device)
     policy = settings.augmentation or dataset.augmentation.at_resolution(side, dataset.input_shape[1])
     optimizer = _optimizer(network, settings)
-    n_steps = max(1, len(labels) // settings.batch)
     generator = torch.Generator().manual_seed(settings.seed)
     history: list[EpochMetrics] = []
     best: dict[str, Tensor] = {}
     best_accuracy, best_epoch = -1.0, 0
     for epoch in range(1, settings.epochs + 1):
         epoch_start = time.monotonic()
-        network.train()
-        order = torch.randperm(len(labels), generator=generator).to(device)
-        total, hits = torch.zeros((), device=device), torch.zeros((), device=device)
-        for step in range(n_steps):
-            if stop is not None:
-                stop.check()
-            rows = order[step * settings.batch : (step + 1) * settings.batch]
-            x = augment(images[rows], policy, generator).contiguous(memory_format=torch.channels_last)
-            y = labels[rows]
-            rate = _rate(settings, (epoch - 1) * n_steps + step, settings.epochs * n_steps)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            with autocast(device):
-                logits = network(x)
-                loss = F.cross_entropy(logits, y, label_smoothing=settings.label_smoothing)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-            optimizer.step()
-            total += loss.detach()
-            hits += (logits.argmax(1) == y).sum()
-        train_loss = total.item() / n_steps
+        train_loss, train_accuracy, rate = _epoch(
+            network, optimizer, images, labels, policy, settings, epoch, generator, stop
+        )
         if not math.isfinite(train_loss):
             raise NonFiniteError(
                 f"The loss is finite in training; in epoch {epoch} that of {architecture.digest[:12]} is not",
@@ -157,7 +137,6 @@ def _train(
         if val_accuracy > best_accuracy:
             best_accuracy, best_epoch = val_accuracy, epoch
             best = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-        train_accuracy = hits.item() / (n_steps * settings.batch) * 100
         metrics = EpochMetrics(
             epoch, train_loss, train_accuracy, val_loss, val_accuracy, rate, time.monotonic() - epoch_start
         )
@@ -178,6 +157,45 @@ def _train(
         time.monotonic() - start,
         path,
     )
+
+
+def _epoch(
+    network: Network,
+    optimizer: torch.optim.Optimizer,
+    images: Tensor,
+    labels: Tensor,
+    policy: Augmentation,
+    settings: TrainSettings,
+    epoch: int,
+    generator: torch.Generator,
+    stop: StopRequest | None,
+) -> tuple[float, float, float]:
+    """One pass over the train images: (mean loss, accuracy in per cent, the last learning rate)."""
+    device = images.device
+    n_steps = max(1, len(labels) // settings.batch)
+    network.train()
+    order = torch.randperm(len(labels), generator=generator).to(device)
+    total, hits = torch.zeros((), device=device), torch.zeros((), device=device)
+    rate = 0.0
+    for step in range(n_steps):
+        if stop is not None:
+            stop.check()
+        rows = order[step * settings.batch : (step + 1) * settings.batch]
+        x = augment(images[rows], policy, generator).contiguous(memory_format=torch.channels_last)
+        y = labels[rows]
+        rate = _rate(settings, (epoch - 1) * n_steps + step, settings.epochs * n_steps)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        with autocast(device):
+            logits = network(x)
+            loss = F.cross_entropy(logits, y, label_smoothing=settings.label_smoothing)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+        optimizer.step()
+        total += loss.detach()
+        hits += (logits.argmax(1) == y).sum()
+    return total.item() / n_steps, hits.item() / min(len(labels), n_steps * settings.batch) * 100, rate
 
 
 def _optimizer(network: Network, settings: TrainSettings) -> torch.optim.SGD:
