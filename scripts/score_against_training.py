@@ -68,9 +68,11 @@ def report_ranking(rows: list[dict], plain: dict[str, float | None], n: int) -> 
         )
         for name, values in (
             ("score", [row["score"] for row in rows]),
-            ("score, GHN without messages", [plain[row["digest"]] for row in rows]),
+            ("score, GHN without messages", [plain.get(row["digest"]) for row in rows]),
             ("parameters", [row["params"] for row in rows]),
         ):
+            if None in values:
+                continue
             tau, low, high = interval(truth, values)
             print(f"  {name:28s} {tau:6.3f}  [{low:.3f}, {high:.3f}]")
 
@@ -99,6 +101,8 @@ def main() -> None:
     parser.add_argument("--spread", type=int, default=30)
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--at-scoring-scale", action="store_true", help="train at the scoring scale, to save time")
+    parser.add_argument("--train-images", type=int, help="train on the first so many only, to save time")
+    parser.add_argument("--no-baseline", action="store_true", help="leave the GHN without messages out")
     parser.add_argument("--no-second-part", action="store_true")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, help="threads; default one a core")
@@ -112,7 +116,9 @@ def main() -> None:
     if found is None:
         raise SystemExit("no GHN for this space and data: make one with hypernas pretrain")
     ghn, info, _ = load_checkpoint(found.path)
-    baseline = without_messages(args, space, dataset, scale, info)
+    baseline = None if args.no_baseline else without_messages(args, space, dataset, scale, info)
+    if args.train_images:
+        dataset = replace(dataset, train=dataset.train.select(np.arange(args.train_images)))
 
     rng = random.Random(0)
     architectures = list({a.digest: a for a in (space.sample(rng, scale) for _ in range(args.candidates))}.values())
@@ -157,8 +163,8 @@ def main() -> None:
     with WorkerPool(DEVICE, args.workers) as pool:
         done += pool.map(run, jobs)
         chosen = [architectures[i] for i in spread]
-        of_chosen = Scorer(baseline, dataset, scale, DEVICE).score(chosen, pool)
-        plain = {a.digest: s.value for a, s in zip(chosen, of_chosen, strict=True)}
+        of_chosen = Scorer(baseline, dataset, scale, DEVICE).score(chosen, pool) if baseline else []
+        plain = {a.digest: s.value for a, s in zip(chosen, of_chosen, strict=bool(baseline))}
     print(
         f"{args.space} on {args.data}; GHN {info.name}; scored at {scale.name}, trained at {full.name}, {epochs} epochs"
     )
