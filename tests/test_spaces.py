@@ -25,7 +25,6 @@ from hypernas.spaces.space import (
     Scale,
     SearchSpace,
     random_chooser,
-    with_classes,
 )
 from search_spaces.cifar_cells import CifarCells
 
@@ -350,8 +349,8 @@ def test_scales_have_names_of_their_own() -> None:
         replace(base, width=9),
         replace(base, n_cells=4),
         replace(base, n_reductions=2),
-        with_classes(base, base.input_shape, 7),
-        with_classes(base, (1, 16, 16), 10),
+        replace(base, n_classes=7),
+        replace(base, input_shape=(1, 16, 16)),
     ]
     assert base.name == "3x16x16-w8-c3-r1-k10"
     assert len({scale.name for scale in [base, *others]}) == 6

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Fetch data sets, and list those known.", no_args_is_help=True)
+from hypernas.cli.options import DataDir
 
-DataDir = Annotated[
-    Path | None,
-    typer.Option(
-        "--data-dir",
-        help="Folder that holds the data sets. Default: $HYPERNAS_DATA, else the user's cache folder.",
-        show_default=False,
-    ),
-]
+app = typer.Typer(help="Fetch data sets, and list those known.", no_args_is_help=True)
 
 
 @app.command("get")

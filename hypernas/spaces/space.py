@@ -10,7 +10,7 @@ import random
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from hypernas.errors import HypernasError, SpaceError
@@ -214,8 +214,3 @@ def _line(space: SearchSpace, error: BaseException) -> str:
     file = getattr(sys.modules.get(type(space).__module__), "__file__", None) or "?"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     return f"{file}:{lines[-1]}" if lines else file
-
-
-def with_classes(scale: Scale, input_shape: Shape, n_classes: int) -> Scale:
-    """The same sizes for other data."""
-    return replace(scale, input_shape=input_shape, n_classes=n_classes)
