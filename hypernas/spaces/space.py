@@ -6,10 +6,11 @@ A space of your own is a Python file with one subclass of ``SearchSpace``; READM
 from __future__ import annotations
 
 import abc
+import json
 import random
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -137,6 +138,28 @@ class SearchSpace(abc.ABC):
         """
         large = min(input_shape[1:]) >= 16
         return Scale(input_shape, n_classes, width=16, n_cells=5 if large else 3, n_reductions=2 if large else 1)
+
+    # --- native strings: how others write this space's architectures; JSON of the decisions where nobody else does ---
+
+    def parse(self, text: str) -> dict[str, Choice]:
+        """The decisions that a native string stands for.
+
+        Raises:
+            SpaceError: where it is not exactly one well-formed architecture of this space.
+        """
+        raise SpaceError(
+            f"Space {self.name!r} has no native strings",
+            value=text[:200],
+            remedy='Write decisions as one JSON object, for example {"name": "choice"}.',
+        )
+
+    def native(self, decisions: Mapping[str, Choice]) -> str:
+        """The native string of decisions; ``parse`` reads it back to an architecture of the same digest."""
+        return json.dumps(dict(decisions), sort_keys=True)
+
+    def enumerate(self) -> Iterator[dict[str, Choice]] | None:
+        """Every set of decisions, in a fixed order; None where there are too many to list."""
+        return None
 
     # --- built from the above ---
 
