@@ -77,7 +77,7 @@ CASES: dict[str, list[Case]] = {
         Case(((6, 4),), {"groups": 1}),
         Case(((6,), (6,), (6,)), {"groups": 2}),
     ],
-    **dict.fromkeys(("relu", "gelu", "silu", "sigmoid", "identity"), ELEMENTWISE),
+    **dict.fromkeys(("relu", "relu6", "gelu", "silu", "sigmoid", "identity"), ELEMENTWISE),
     "add": JOINED,
     "multiply": JOINED,
     "concat": [
@@ -287,13 +287,21 @@ def test_group_norm_is_that_of_torch(op: str, case: Case) -> None:
     close(apply(op, case, [x, *affine]), load(module, *affine)(x))
 
 
-ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "sigmoid": nn.Sigmoid, "identity": nn.Identity}
+ACTIVATIONS = {
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "sigmoid": nn.Sigmoid,
+    "identity": nn.Identity,
+}
 
 
 @pytest.mark.parametrize("op", ACTIVATIONS)
 def test_activations_are_those_of_torch(op: str) -> None:
     case = Case(((3, 40),))
-    close(apply(op, case, inputs_of(case)), ACTIVATIONS[op]()(inputs_of(case)[0]))
+    x = 5 * inputs_of(case)[0]  # some beyond 6
+    close(apply(op, case, [x]), ACTIVATIONS[op]()(x))
 
 
 @pytest.mark.parametrize(("op", "case"), of("max_pool"))

@@ -6,7 +6,7 @@ use. It runs in canonical order, so that isomorphic architectures with equal wei
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from hypernas.graphs.architecture import Architecture
 from hypernas.graphs.primitives import PRIMITIVES, Attributes
 
-__all__ = ["Program", "compile_program"]
+__all__ = ["Program", "Step", "compile_program"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class Program:
         *,
         training: bool = False,
         running: Mapping[str, tuple[Tensor, Tensor]] | None = None,
+        call: Callable[[Step, list[Tensor]], Tensor] | None = None,
     ) -> Tensor:
         """Logits of a batch.
 
@@ -57,6 +58,7 @@ class Program:
             weights: tensors in the order of ``parameter_names``, or by name.
             training: with ``running``: use the batch's statistics and update the running ones.
             running: batch-norm node -> (mean, variance); without it the batch's own statistics are used.
+            call: (step, inputs) -> output in the place of each primitive, to look at values or to change them.
 
         Returns:
             (batch, classes).
@@ -70,7 +72,8 @@ class Program:
             inputs: list[Tensor] = [values[i] for i in step.inputs]  # type: ignore[misc]
             if running is not None and step.op == "batch_norm":
                 inputs.extend(running[step.name])
-            values[step.output] = PRIMITIVES[step.op].apply(inputs, step.attributes, training)
+            output = call(step, inputs) if call else PRIMITIVES[step.op].apply(inputs, step.attributes, training)
+            values[step.output] = output
             for i in step.last_used:
                 values[i] = None
         result = values[self.steps[-1].output] if self.steps else x

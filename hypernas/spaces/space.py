@@ -103,7 +103,7 @@ def replay_chooser(decisions: Mapping[str, Choice]) -> Chooser:
             raise SpaceError(f"The decisions answer {name!r}", remedy=f"Add it; its options are {list(options)}.")
         if decisions[name] not in options:
             raise SpaceError(f"Decision {name!r} is one of {list(options)}", value=decisions[name])
-        return decisions[name]
+        return options[options.index(decisions[name])]  # the option itself: True is equal to 1 and is not it
 
     return Chooser(pick)
 
