@@ -77,18 +77,24 @@ def block_outputs(architecture: Architecture) -> tuple[str, ...]:
     """The last node of each block that has a spatial output, in order of execution.
 
     Nodes are in one block whose names begin with the same numbered scopes (``stages.0.cells.1.``, ``layer1.0.``), which
-    is how spaces, and PyTorch's containers, name repeated parts; what has no number belongs to its first scope.
+    is how spaces, and PyTorch's containers, name repeated parts; what has no number belongs to its first scope. The
+    block that ends in the output is the classifier, and is left out.
     """
     last: dict[str, str] = {}
     shapes: Mapping[str, tuple[int, ...]] = architecture.shapes
     for node in architecture.operations:
         if node.op == "input" or len(shapes[node.name]) < 2:
             continue
-        numbered = NUMBERED.match(node.name)
-        block = numbered.group() if numbered else node.name.split(".")[0]
+        block = _block(node.name)
         last.pop(block, None)
         last[block] = node.name
+    last.pop(_block(architecture.output), None)
     return tuple(last.values())
+
+
+def _block(node: str) -> str:
+    numbered = NUMBERED.match(node)
+    return numbered.group() if numbered else node.split(".")[0]
 
 
 def is_constant(architecture: Architecture) -> bool:
