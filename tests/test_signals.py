@@ -264,9 +264,6 @@ def test_jacov_is_of_the_correlation_of_input_gradients(pair: Pair) -> None:
     assert value(subject, "jacov") == pytest.approx(-sum(math.log(v) + 1 / v for v in values), rel=1e-6)
 
 
-SATURATES = pytest.mark.xfail(strict=True, reason="synflow leaves relu6 as it is, which cuts the flow off at 6")
-
-
 @pytest.mark.parametrize(
     ("kinds", "seed"),
     [
@@ -274,7 +271,7 @@ SATURATES = pytest.mark.xfail(strict=True, reason="synflow leaves relu6 as it is
         (("dilated", "pooled", "residual", "pooled"), 1),
         (("pooled", "residual", "residual"), 2),
         (("residual",), 3),
-        pytest.param(KINDS, 4, marks=SATURATES),
+        pytest.param(KINDS, 4),
     ],
 )
 def test_synflow_is_the_flow_through_absolute_weights(kinds: tuple[str, ...], seed: int) -> None:
@@ -316,7 +313,6 @@ def test_synflow_is_conserved_by_every_layer(seed: int) -> None:
     assert value(subject, "synflow") == near(math.log(flow_of_chain(subject)))
 
 
-@SATURATES
 def test_synflow_is_not_cut_off_by_relu6() -> None:
     subject = make_subject(chain_of("relu6"))
     assert value(subject, "synflow") == near(math.log(flow_of_chain(subject)))
@@ -692,7 +688,6 @@ def squeezed(width: int) -> Architecture:
     return head(g, g.relu(g.batch_norm(g.conv(g.op("multiply", x, gate), width, kernel=3))))
 
 
-@pytest.mark.xfail(strict=True, reason="zen compares the first two global poolings of one run, crashing for width 6")
 @pytest.mark.parametrize("width", [4, 6])
 def test_zen_looks_at_the_last_global_pooling(width: int) -> None:
     subject = make_subject(squeezed(width))
@@ -717,9 +712,6 @@ def test_zen_looks_at_the_last_global_pooling(width: int) -> None:
     assert value(subject, "zen") == near(math.log(moved) + scales)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="block_outputs takes it for a block, and trainability has no gradient through it"
-)
 def test_operations_on_parameters_are_no_blocks() -> None:
     """A kernel that is computed from parameters (as a reparametrised one is) has no batch and no image in it."""
     g = Builder((2, 8, 8))

@@ -34,6 +34,13 @@ def rank(
     explain: Annotated[
         Path | None, typer.Option(help="CSV to write, with how far each signal moved each score.", show_default=False)
     ] = None,
+    signals: Annotated[
+        str,
+        typer.Option(
+            help="What makes the score: default, ghn (the GHN's own signals), or names with commas; all: the default "
+            "score, and a column for every signal there is."
+        ),
+    ] = "default",
     resume: Annotated[
         bool, typer.Option("--resume/--no-resume", help="Go on where the same command was interrupted, or start anew.")
     ] = True,
@@ -58,6 +65,7 @@ def rank(
         ghn=ghn,
         out=out,
         explain=explain,
+        signals=signals,
         resume=resume,
         seed=seed,
         device=device,

@@ -1,8 +1,10 @@
 """One score from several signals, without any accuracy: each signal on the scale of a reference sample of the space.
 
 A signal's value becomes the normal score that it would have among the reference architectures (van der Waerden 1952),
-by interpolation between theirs, so that a single new architecture gets a number on the same scale as thousands, and
-signals of any unit or spread can be averaged. The formula is the same for every space: nothing in it is fitted.
+by interpolation between theirs, so that a single new architecture gets a number on the same scale as thousands. The
+score is the mean over signals of the logarithm of that rank, as in AZ-NAS (Lee and Ham 2024, equation 12), where the
+ranks are those among the candidates: whoever is bad at anything falls far. The formula is the same for every space, and
+nothing in it is fitted.
 """
 
 from __future__ import annotations
@@ -10,17 +12,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Z_MAX", "Fusion", "NormalScores"]
+__all__ = ["Z_MAX", "Fusion", "NormalScores", "log_rank"]
 
 # Normal scores are cut here: far enough for any order among real networks, and finite for a network that is a constant.
 Z_MAX = 6.0
 TAIL = 0.1  # the share of the reference whose slope goes on beyond its ends
-MIN_SLOPE_SHARE = 1e-9
 
 Floats = NDArray[np.float64]
 
@@ -64,17 +64,6 @@ class NormalScores:
             z = np.where(beyond, self.scores[end] + slope * (values - self.values[end]), z)
         return np.clip(np.where(np.isfinite(values), z, -Z_MAX), -Z_MAX, Z_MAX)
 
-    def slope(self, value: float, width: float = 0.25) -> float:
-        """How many normal scores a unit of the signal is worth around a value, over about ``width`` scores each way."""
-        if len(self.values) < 2:
-            return 0.0
-        z = float(self(np.array([value]))[0])
-        low, high = np.interp([z - width, z + width], self.scores, self.values)
-        if high <= low:
-            return 0.0
-        a, b = self(np.array([low, high]))
-        return float((b - a) / (high - low))
-
     @property
     def floor(self) -> float:
         """The value whose score is the lowest there is: what a network that ignores its input is given."""
@@ -87,13 +76,15 @@ class NormalScores:
 
 @dataclass(frozen=True)
 class Fusion:
-    """The mean of normal scores over signals.
+    """The mean over signals of log-ranks, each within the reference sample.
 
     Attributes:
-        reference: signal -> its values over the reference sample.
-        noise: signal -> standard deviation of its normal score when images, labels and random weights are drawn anew.
+        fused: the signals that make the score.
+        reference: signal -> its values over the reference sample; for more signals than those that are fused.
+        noise: signal -> standard deviation of its normal score when images and random weights are drawn anew.
     """
 
+    fused: tuple[str, ...]
     reference: Mapping[str, tuple[float, ...]]
     noise: Mapping[str, float]
 
@@ -102,21 +93,27 @@ class Fusion:
         return {name: NormalScores.of(values) for name, values in self.reference.items()}
 
     def moved(self, values: Mapping[str, Floats]) -> dict[str, Floats]:
-        """Signal -> by how much it moves each score from that of a middling architecture: the parts of the sum."""
-        return {name: scale(values[name]) / len(self.scales) for name, scale in self.scales.items()}
+        """Signal -> by how much it moves each score: the parts of the sum. 0 is no move, as by a middling value."""
+        return {name: log_rank(self.scales[name](values[name])) / len(self.fused) for name in self.fused}
 
     def score(self, values: Mapping[str, Floats]) -> Floats:
-        """(m,) scores, higher is better; a middling architecture of the space has about 0."""
+        """(m,) scores, higher is better, at most 1; their mean over the space is about 0."""
         return np.sum(list(self.moved(values).values()), axis=0)
 
-    @property
-    def se(self) -> float:
-        """Standard error of a score: what another draw of images and random weights would change."""
-        return float(np.sqrt(sum(self.noise[name] ** 2 for name in self.scales)) / len(self.scales))
+    def se(self, values: Mapping[str, Floats]) -> Floats:
+        """(m,) standard errors: what another draw of images and random weights would change, signals independent."""
+        total = np.zeros_like(next(iter(values.values())), dtype=np.float64)
+        for name in self.fused:
+            z = self.scales[name](values[name])
+            step = 0.5 * self.noise[name]  # a difference quotient as wide as the noise, not the slope at one point
+            total += ((log_rank(z + step) - log_rank(z - step)) / len(self.fused)) ** 2
+        result: Floats = np.sqrt(total)
+        return result
 
-    def to_json(self) -> dict[str, Any]:
-        return {"reference": {k: list(v) for k, v in self.reference.items()}, "noise": dict(self.noise)}
 
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Fusion:
-        return cls({k: tuple(v) for k, v in value["reference"].items()}, dict(value["noise"]))
+def log_rank(z: Floats) -> Floats:
+    """Normal scores -> log of the rank's share of the sample, plus one: its mean over the sample is 0."""
+    from scipy.special import log_ndtr
+
+    result: Floats = 1.0 + log_ndtr(z)
+    return result

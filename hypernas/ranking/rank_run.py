@@ -5,6 +5,7 @@ What was read and measured is kept in a working file next to the result: the sam
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,6 +53,7 @@ class RankOptions:
     ghn: Path | None = None
     out: Path = Path("scores.csv")
     explain: Path | None = None
+    signals: str = "default"
     resume: bool = True
     seed: int = 0
     device: str = "auto"
@@ -179,7 +181,7 @@ def run_rank(options: RankOptions, watcher: RankWatcher | None = None, *, obtain
         name, said = resolve_data(options.data, space.data_sets, options.data_dir)
         heard.message(said)
         dataset = load_dataset(name, options.data_dir)
-        ranker = (obtain or _obtain())(
+        ranker = (obtain or _obtain(options.signals))(
             space,
             dataset,
             given=options.ghn,
@@ -221,10 +223,10 @@ def run_rank(options: RankOptions, watcher: RankWatcher | None = None, *, obtain
     return result
 
 
-def _obtain() -> Obtain:
+def _obtain(signals: str) -> Obtain:
     from hypernas.ranking.ranker import obtain_ranker
 
-    return obtain_ranker
+    return functools.partial(obtain_ranker, signals=signals)
 
 
 def _rows(options: RankOptions, space: SearchSpace) -> Rows:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -56,7 +58,7 @@ def features(subject: Subject) -> dict[str, float]:
 
     with torch.inference_mode():
         subject.run(subject.images.train[0][0], call=call)
-    steps = [after - before for before, after in zip(entropies, entropies[1:], strict=False)]
+    steps = [after - before for before, after in itertools.pairwise(entropies)]
     return {"expressivity": sum(entropies), "progressivity": min(steps, default=0.0)}
 
 
@@ -65,32 +67,33 @@ def _entropy(output: Tensor) -> float:
     values = values - values.mean(dim=1, keepdim=True)
     spectrum = torch.linalg.eigvalsh(values @ values.T).clamp_min(0)
     share = spectrum / spectrum.sum().clamp_min(1e-30)
-    return -torch.special.xlogy(share, share).sum().item()
+    return -float(torch.special.xlogy(share, share).sum())
 
 
 def zen(subject: Subject) -> dict[str, float]:
-    """Zen-score (Lin et al. 2021, algorithm 1), with the batch statistics that our networks use.
+    """Zen-score (Lin et al. 2021, algorithm 1), of the network as it is: with its skips and batch statistics.
 
-    The log of how far the last spatial features move when noise of 0.01 is added to standard normal images, plus the
-    log of the scales that the batch norms took out on the way.
+    The log of how far the last spatial features move (L1) when noise of 0.01 is added to standard normal images, plus
+    the log of the scales that the batch norms took out on the way.
     """
     x, direction = subject.images.noise
+    pools = [step.name for step in subject.program.steps if step.op == "global_average_pool"]
+    if not pools:
+        return {"zen": 0.0}
     scales = 0.0
     seen: list[Tensor] = []
 
     def call(step: Step, inputs: list[Tensor]) -> Tensor:
         nonlocal scales
-        if step.op == "batch_norm" and not seen:  # the first of the two runs
+        if step.op == "batch_norm" and not seen:  # of the first run, and before the features
             axes = [0, *range(2, inputs[0].dim())]
             scales += 0.5 * log(inputs[0].var(dim=axes, unbiased=False).mean().item())
-        if step.op == "global_average_pool":
+        if step.name == pools[-1]:
             seen.append(inputs[0])
         return apply_step(step, inputs)
 
     with torch.inference_mode():
         subject.run(x, call=call)
-        if not seen:
-            return {"zen": 0.0}
         subject.run(x + PERTURBATION * direction, call=call)
         moved = (seen[0] - seen[1]).abs().flatten(1).sum(dim=1).mean().item()
     return {"zen": log(moved) + scales}

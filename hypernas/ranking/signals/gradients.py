@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,10 +19,10 @@ JITTER = 1e-5  # that of the paper's code, for eigenvalues of the correlation ma
 def saliency(subject: Subject) -> dict[str, float]:
     """Of one batch's loss, as logarithms (only their order matters, and the sums span decades).
 
-    Gradient norm: sum over layers of the gradient's norm. SNIP (Lee et al. 2019, equation 4 before normalising): sum of
-    |weight * gradient|. Fisher (Theis et al. 2018; per channel as Turner et al. 2020, equation 3): sum over channels and
-    images of the squared sum of activation * gradient, at the outputs of batch norms. All as Abdelfattah et al. 2021
-    (*Zero-Cost Proxies for Lightweight NAS*) take them for whole networks.
+    Gradient norm: sum over layers of the gradient's norm. SNIP (Lee et al. 2019, equation 4 before normalising): sum
+    of |weight * gradient|. Fisher (Theis et al. 2018; per channel as Turner et al. 2020, equation 3): sum over channels
+    and images of the squared sum of activation * gradient, here at the outputs of batch norms. Summed over whole
+    networks after Abdelfattah et al. 2021 (*Zero-Cost Proxies for Lightweight NAS*).
     """
     weights = subject.learnable()
     activations: list[Tensor] = []
@@ -46,7 +48,7 @@ def saliency(subject: Subject) -> dict[str, float]:
 
 
 def grasp(subject: Subject) -> dict[str, float]:
-    """GraSP (Wang et al. 2020, equation 8), summed as Abdelfattah et al. 2021 do: minus sum of weight * (H gradient)."""
+    """GraSP (Wang et al. 2020, equation 8), summed after Abdelfattah et al. 2021: minus sum of weight * H gradient."""
     weights = subject.learnable()
     matrices = [weights[i] for i in subject.matrices]
     x, y = subject.images.train[0]
@@ -79,20 +81,23 @@ def synflow(subject: Subject) -> dict[str, float]:
     weights = tuple(w.detach().abs().double().requires_grad_() for w in subject.weights)
     matrices = [weights[i] for i in subject.matrices]
     x = torch.ones(1, *subject.images.noise.shape[2:], dtype=torch.float64, device=weights[0].device)
-    output = subject.run(x, weights, lambda step, inputs: _without_norms(step, inputs)).sum()
+    output = subject.run(x, weights, _without_norms).sum()
     gradients = torch.autograd.grad(output, matrices, allow_unused=True, materialize_grads=True)
     flow = torch.stack([(w.detach() * g).abs().sum() for w, g in zip(matrices, gradients, strict=True)]).sum()
     return {"synflow": log(flow.item())}
 
 
 def _without_norms(step: Step, inputs: list[Tensor]) -> Tensor:
+    if step.op == "relu6":  # nothing saturates in the product of absolute weights
+        return F.relu(inputs[0])
     return inputs[0] if step.op.endswith("_norm") else apply_step(step, inputs)
 
 
 def zico(subject: Subject) -> dict[str, float]:
-    """ZiCo (Li et al. 2023, equation 15): over layers, log of the sum over weights of mean |gradient| / its deviation.
+    """ZiCo (Li et al. 2023, equation 15): over layers, log of the sum over weights of mean |gradient| / deviation.
 
-    Mean and deviation are taken over the train batches.
+    Mean and deviation are taken over the train batches; the deviation is that of the signed gradient, as in the
+    authors' code.
     """
     passes = []
     for x, y in subject.images.train:
@@ -114,7 +119,8 @@ def trainability(subject: Subject) -> dict[str, float]:
     """Trainability of AZ-NAS (Lee and Ham 2024, equations 9 to 11): mean over blocks of 2 - s - 1 / s.
 
     s is the largest singular value of the block's Jacobian averaged over images and positions, estimated with random
-    signs; it is best where gradients keep their size. Signs are drawn from the fixed noise.
+    signs (always the same); it is best where gradients keep their size. At a stride the gradients of a window are
+    summed, where the authors' code keeps them as channels of their own.
     """
     wanted = block_outputs(subject.architecture)
     outputs: dict[str, Tensor] = {}
@@ -130,7 +136,7 @@ def trainability(subject: Subject) -> dict[str, float]:
     chain = [outputs[name] for name in wanted]
     generator = torch.Generator().manual_seed(0)
     scores = []
-    for before, after in zip(chain, chain[1:], strict=False):
+    for before, after in itertools.pairwise(chain):
         signs = torch.randint(0, 2, after.shape, generator=generator).to(after) * 2 - 1
         (gradient,) = torch.autograd.grad(after, before, signs, retain_graph=True, materialize_grads=True)
         scores.append(_gradient_flow(gradient, signs))
@@ -143,5 +149,5 @@ def _gradient_flow(gradient: Tensor, signs: Tensor) -> float:
     ratio = gradient.shape[2:].numel() / size.numel()
     gathered = F.adaptive_avg_pool2d(gradient, (size[0], size[1])) * ratio  # the sum over each window
     jacobian = torch.einsum("nihw,nohw->io", gathered, signs) / (signs.shape[0] * size.numel())
-    s = max(torch.linalg.matrix_norm(jacobian.double(), 2).item(), 1e-6)
+    s = max(float(torch.linalg.matrix_norm(jacobian.double(), 2)), 1e-6)
     return 2 - s - 1 / s

@@ -26,7 +26,7 @@ def val_loss(subject: Subject) -> dict[str, float]:
     return {
         "ghn_loss": -losses.mean().item(),
         "ghn_loss_se": losses.std().item() / math.sqrt(len(losses)),
-        "ghn_accuracy": (right > others).double().mean().item() * 100,
+        "ghn_accuracy": (logits.argmax(dim=1) == labels).double().mean().item() * 100,
         "ghn_margin": (right - others).double().mean().item(),
     }
 
@@ -48,4 +48,3 @@ def adapted_loss(subject: Subject) -> dict[str, float]:
         torch._foreach_add_(weights, velocity, alpha=-LEARNING_RATE)
     after = Subject(subject.architecture, subject.program, tuple(weights), subject.images)
     return {"ghn_loss_adapted": val_loss(after)["ghn_loss"]}
-

@@ -44,7 +44,8 @@ class Subject:
     """One network at the scoring scale.
 
     Attributes:
-        weights: in the order of ``program.parameter_names`` (that of ``architecture.parameters``), without gradients.
+        weights: in the order of ``program.parameter_names``, without gradients; not made in inference mode, for some
+            signals take gradients.
     """
 
     architecture: Architecture
@@ -78,12 +79,16 @@ def block_outputs(architecture: Architecture) -> tuple[str, ...]:
 
     Nodes are in one block whose names begin with the same numbered scopes (``stages.0.cells.1.``, ``layer1.0.``), which
     is how spaces, and PyTorch's containers, name repeated parts; what has no number belongs to its first scope. The
-    block that ends in the output is the classifier, and is left out.
+    block that ends in the output is the classifier, and is left out. Where names have no scopes, a node is a block.
     """
     last: dict[str, str] = {}
     shapes: Mapping[str, tuple[int, ...]] = architecture.shapes
+    of_image = {architecture.input}  # not what is computed from parameters alone
     for node in architecture.operations:
-        if node.op == "input" or len(shapes[node.name]) < 2:
+        if not any(name in of_image for name in node.inputs):
+            continue
+        of_image.add(node.name)
+        if len(shapes[node.name]) < 2:
             continue
         block = _block(node.name)
         last.pop(block, None)
@@ -94,11 +99,11 @@ def block_outputs(architecture: Architecture) -> tuple[str, ...]:
 
 def _block(node: str) -> str:
     numbered = NUMBERED.match(node)
-    return numbered.group() if numbered else node.split(".")[0]
+    return numbered.group() if numbered else node.split(".", maxsplit=1)[0]
 
 
 def is_constant(architecture: Architecture) -> bool:
-    """Whether the output cannot depend on the image: every path from the input passes through zeros."""
+    """Whether every path from the input to the output passes through zeros, so that the image cannot matter."""
     alive = {architecture.input}
     for node in architecture.operations:
         if node.op != "zeros" and any(name in alive for name in node.inputs):

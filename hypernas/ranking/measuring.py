@@ -1,0 +1,166 @@
+"""Measures signals: each architecture on the same images, in the same whole batches, at emitted and random weights."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hypernas.data import Dataset
+from hypernas.errors import DataError, DeviceError, NonFiniteError
+from hypernas.graphs.architecture import Architecture
+from hypernas.hypernet.ghn import GHN
+from hypernas.networks.interpreter import autocast, compile_program
+from hypernas.networks.network import random_weights
+from hypernas.ranking.signals import Images, Subject, is_constant, plan
+from hypernas.runtime import WorkerPool
+from hypernas.spaces.space import Scale, SearchSpace
+
+__all__ = ["Measurement", "Measurer"]
+
+VAL_BATCH = 256  # val images that share batch-norm statistics
+TRAIN_BATCH, N_TRAIN_BATCHES = 64, 2
+N_NOISE = 16
+EMIT = 16  # architectures emitted in one pass
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One architecture's signals. ``values`` is empty where there is an ``error``."""
+
+    values: Mapping[str, float]
+    params: int
+    flops: int
+    seconds: float
+    constant: bool = False
+    error: str | None = None
+
+
+class Measurer:
+    """Measures signals, each architecture on the same images in the same whole batches.
+
+    Args:
+        signals: names in ``SIGNALS``.
+        seed: of the images and the random weights.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        ghn: GHN,
+        dataset: Dataset,
+        scale: Scale,
+        signals: Sequence[str],
+        device: torch.device,
+        *,
+        n_val: int = 512,
+        seed: int = 0,
+    ) -> None:
+        self.space, self.ghn, self.scale, self.device, self.seed = space, ghn.to(device).eval(), scale, device, seed
+        self.full_scale = space.full_scale(dataset.input_shape, dataset.n_classes)
+        self.signals = tuple(signals)
+        self.plan = plan(signals)
+        self.kinds = {kind for _, kind in self.plan}
+        self.images = _images(dataset, scale, device, n_val, seed)
+
+    def measure(self, architectures: Sequence[Architecture], pool: WorkerPool) -> list[Measurement]:
+        """One measurement for each architecture at the scoring scale, in order; memory does not grow with them.
+
+        Raises:
+            DeviceError: where even a single architecture does not fit into the device's memory.
+        """
+        found: list[Measurement] = []
+        for start in range(0, len(architectures), EMIT):
+            found.extend(self._some(architectures[start : start + EMIT], pool))
+        return found
+
+    def _some(self, architectures: Sequence[Architecture], pool: WorkerPool) -> list[Measurement]:
+        try:
+            return self._emit_and_measure(architectures, pool)
+        except torch.OutOfMemoryError:
+            if len(architectures) == 1:
+                raise DeviceError(
+                    "One architecture and one batch of val images fit into the device's memory",
+                    value=f"{len(self.images.val[0][1])} images of {self.scale.input_shape}",
+                    remedy="Use --score-images with fewer images, or --device cpu.",
+                ) from None
+            size = len(architectures) // 2  # halves give the same values: emission does not depend on the batch
+        except NonFiniteError as error:
+            if len(architectures) == 1:
+                params, flops = self._sizes(architectures[0])
+                return [Measurement({}, params, flops, 0.0, error=f"emitted weights: {error.rule}")]
+            size = 1
+        # out of the handlers: the error's traceback held on to the memory of the pass that failed
+        parts = (architectures[i : i + size] for i in range(0, len(architectures), size))
+        return [measured for part in parts for measured in self._some(part, pool)]
+
+    def _emit_and_measure(self, architectures: Sequence[Architecture], pool: WorkerPool) -> list[Measurement]:
+        start = time.perf_counter()
+        emission = self.ghn.emit(architectures) if "emitted" in self.kinds else None
+        emit_s = (time.perf_counter() - start) / len(architectures)
+
+        def one(index: int) -> Measurement:
+            weights = emission[index] if emission is not None else {}
+            return self._one(architectures[index], weights, emit_s)
+
+        return pool.map(one, range(len(architectures)))
+
+    def _one(self, architecture: Architecture, emitted: Mapping[str, Tensor], emit_s: float) -> Measurement:
+        start = time.perf_counter()
+        params, flops = self._sizes(architecture)
+        if is_constant(architecture):
+            return Measurement({}, params, flops, time.perf_counter() - start, constant=True)
+        program = compile_program(architecture)
+        subjects = {}
+        for kind in self.kinds:
+            weights = emitted if kind == "emitted" else random_weights(architecture, self.seed)
+            tensors = tuple(_layout(weights[name].to(self.device)) for name in program.parameter_names)
+            subjects[kind] = Subject(architecture, program, tensors, self.images)
+        values = {"log_params": math.log(max(params, 1)), "log_flops": math.log(max(flops, 1))}
+        with autocast(self.device):
+            for (probe, kind), signals in self.plan.items():
+                measured = probe(subjects[kind])
+                values.update({signal.name: measured[signal.key] for signal in signals})
+                if "ghn_accuracy" in measured:
+                    values["ghn_accuracy"] = measured["ghn_accuracy"]
+        seconds = emit_s + time.perf_counter() - start
+        bad = [name for name in values if math.isnan(values[name])]
+        if bad:
+            return Measurement({}, params, flops, seconds, error=f"signals are not finite: {', '.join(bad)}")
+        return Measurement(values, params, flops, seconds)
+
+    def _sizes(self, architecture: Architecture) -> tuple[int, int]:
+        """Parameters and multiply-accumulates of the network at full scale."""
+        assert architecture.decisions is not None
+        full = self.space.replay(architecture.decisions, self.full_scale)
+        return full.n_parameters, full.flops
+
+
+def _layout(weight: Tensor) -> Tensor:
+    # a copy: emitted tensors were made in inference mode, where no gradients may be taken
+    layout = torch.channels_last if weight.dim() == 4 else torch.contiguous_format
+    return weight.clone(memory_format=layout)
+
+
+def _images(dataset: Dataset, scale: Scale, device: torch.device, n_val: int, seed: int) -> Images:
+    resolution = scale.input_shape[1]
+
+    def batches(split: str, n: int, size: int) -> tuple[tuple[Tensor, Tensor], ...]:
+        images, labels = dataset.images(split, resolution=resolution, device=device)
+        n = min(n, len(labels))
+        if n < 2:
+            raise DataError(f"{dataset.name}: scoring needs 2 {split} images or more", value=n, remedy="Add images.")
+        # in a fixed random order: a user's images come class by class, and batch norm would take one class's statistics
+        some = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))[:n].to(device)
+        size = n // max(1, n // size)  # equal batches
+        parts = [some[i * size : (i + 1) * size] for i in range(n // size)]
+        return tuple((images[p].contiguous(memory_format=torch.channels_last), labels[p]) for p in parts)
+
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(2, N_NOISE, *scale.input_shape, generator=generator).to(device)
+    train = batches("train", TRAIN_BATCH * N_TRAIN_BATCHES, TRAIN_BATCH)
+    return Images(batches("val", n_val, VAL_BATCH), train, noise)

@@ -1,0 +1,210 @@
+"""Ranks architectures: measures each one's signals, and fuses them on the scale of a reference sample of the space.
+
+The reference sample is drawn from the space with a fixed seed and measured once for a GHN, a data set and a list of
+signals; it is kept in the cache folder, so that the next ranking starts at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hypernas.data import Dataset
+from hypernas.engine.options import check_size
+from hypernas.errors import CheckpointError
+from hypernas.graphs.architecture import Architecture
+from hypernas.hypernet.checkpoint import load_checkpoint
+from hypernas.hypernet.finding import find_ghn, ghn_folder
+from hypernas.hypernet.ghn import GHN
+from hypernas.hypernet.meta_train import Progress
+from hypernas.interrupts import StopRequest
+from hypernas.ranking.fusion import Fusion
+from hypernas.ranking.measuring import N_TRAIN_BATCHES, TRAIN_BATCH, VAL_BATCH, Measurement, Measurer
+from hypernas.ranking.reference import N_REFERENCE, N_REPEATED, load_reference, measure_reference, save_reference
+from hypernas.ranking.signals import SIGNALS, signal
+from hypernas.runtime import WorkerPool
+from hypernas.spaces.space import Scale, SearchSpace
+
+__all__ = ["DEFAULT_SIGNALS", "GHN_SIGNALS", "Ranked", "Ranker", "choose_signals", "make_ranker", "obtain_ranker"]
+
+# One list for all spaces; docs/ranking.md says how it was chosen. The first are the GHN's own, at emitted weights.
+GHN_SIGNALS = ("ghn_loss", "synflow_emitted")
+DEFAULT_SIGNALS = (*GHN_SIGNALS, "jacov", "log_params")
+
+GHN_SCORE = "ghn_score"  # the column of the GHN's own signals, fused
+REVISION = 1  # raised when a signal's definition changes: kept references are then measured again
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One row of a ranking.
+
+    Attributes:
+        score: fused, higher is better, about 0 for a middling architecture of the space; None with an ``error``.
+        score_se: its standard error over draws of images and random weights.
+        signals: column -> value.
+        moved: signal -> by how much it moved the score.
+        params, flops: of the network at full scale.
+        accuracy: val accuracy with emitted weights (per cent), where it was measured.
+    """
+
+    digest: str
+    score: float | None
+    score_se: float | None
+    signals: Mapping[str, float]
+    moved: Mapping[str, float]
+    params: int
+    flops: int
+    seconds: float
+    accuracy: float | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Ranker:
+    """Measures and fuses.
+
+    Attributes:
+        columns: signals in the order of the table's columns; those that make the score are ``fusion.fused``.
+        fingerprint: of everything that decides the values.
+    """
+
+    measurer: Measurer
+    fusion: Fusion
+    columns: tuple[str, ...]
+    fingerprint: str
+    ghn_name: str = ""
+
+    @property
+    def scale(self) -> Scale:
+        return self.measurer.scale
+
+    def rank(self, architectures: Sequence[Architecture], pool: WorkerPool) -> list[Ranked]:
+        """Scores, in the order of the architectures, which are at ``scale``."""
+        measured = self.measurer.measure(architectures, pool)
+        return [self._ranked(a.digest, m) for a, m in zip(architectures, measured, strict=True)]
+
+    def _ranked(self, digest: str, m: Measurement) -> Ranked:
+        if m.error is not None:
+            return Ranked(digest, None, None, {}, {}, m.params, m.flops, m.seconds, error=m.error)
+        fusion = self.fusion
+        # a network that ignores its images is given the floor of every signal: nothing is worse
+        values = {name: scale.floor for name, scale in fusion.scales.items()} if m.constant else dict(m.values)
+        arrays = {name: np.array([values[name]]) for name in fusion.fused}
+        moved = {name: float(part[0]) for name, part in fusion.moved(arrays).items()}
+        own = [moved[name] for name in fusion.fused if SIGNALS[name].weights == "emitted"]
+        values[GHN_SCORE] = sum(own) * len(moved) / len(own) if own else math.nan
+        return Ranked(
+            digest,
+            sum(moved.values()),
+            0.0 if m.constant else float(fusion.se(arrays)[0]),
+            {name: values[name] for name in self.columns},
+            moved,
+            m.params,
+            m.flops,
+            m.seconds,
+            values.get("ghn_accuracy"),
+        )
+
+
+def obtain_ranker(
+    space: SearchSpace,
+    dataset: Dataset,
+    *,
+    given: Path | None,
+    device: torch.device,
+    say: Callable[[str], None],
+    report: Callable[[Progress], None] | None = None,
+    stop: StopRequest | None = None,
+    signals: str = "default",
+) -> Ranker:
+    """A ranker with a GHN that fits space and data, and its reference sample.
+
+    Raises:
+        CheckpointError: where there is no such GHN; the message names the command that makes one.
+    """
+    chosen = choose_signals(signals)
+    scale = space.scoring_scale(dataset.input_shape, dataset.n_classes)
+    check_size(scale, dataset)
+    found = find_ghn(space, dataset, scale, given)
+    if found is None:
+        raise CheckpointError(
+            f"Ranking needs a GHN that was meta-trained on {space.name} and {dataset.name}; there is none",
+            remedy=f"Make one: hypernas pretrain --space {space.name} --data {dataset.name}",
+        )
+    ghn, info, _ = load_checkpoint(found.path, device)
+    say(f"GHN {info.name} ({found.origin}).")
+    return make_ranker(space, dataset, ghn, info.name, scale, device, say=say, stop=stop, signals=chosen)
+
+
+def make_ranker(
+    space: SearchSpace,
+    dataset: Dataset,
+    ghn: GHN,
+    ghn_name: str,
+    scale: Scale,
+    device: torch.device,
+    *,
+    say: Callable[[str], None],
+    stop: StopRequest | None = None,
+    signals: tuple[tuple[str, ...], tuple[str, ...]] = (DEFAULT_SIGNALS, DEFAULT_SIGNALS),
+    n_val: int = 512,
+) -> Ranker:
+    """A ranker for a GHN that is at hand; measures the reference sample unless it is in the cache.
+
+    Args:
+        signals: those that make the score, and all that are measured.
+    """
+    fused, measured = signals
+    measurer = Measurer(space, ghn, dataset, scale, measured, device, n_val=n_val)
+    fingerprint = _fingerprint(space, dataset, ghn, scale, measured, device, n_val)
+    path = ghn_folder() / "reference" / f"{fingerprint[:24]}.json"
+    reference = load_reference(path, measured)
+    if reference is None:
+        say(f"Measuring {N_REFERENCE} reference architectures of {space.name} (once for this GHN and data) ...")
+        reference = measure_reference(measurer, dataset, n_val, stop)
+        save_reference(path, reference)
+    columns = (GHN_SCORE, *measured) if any(SIGNALS[name].weights == "emitted" for name in fused) else measured
+    whole = hashlib.sha256(f"{fingerprint} {fused}".encode()).hexdigest()
+    return Ranker(measurer, Fusion(fused, *reference), columns, whole, ghn_name)
+
+
+def choose_signals(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """``default``, ``ghn``, ``all`` or names with commas -> (signals that make the score, all that are measured)."""
+    if text == "default":
+        return DEFAULT_SIGNALS, DEFAULT_SIGNALS
+    if text == "ghn":
+        return GHN_SIGNALS, GHN_SIGNALS
+    if text == "all":
+        return DEFAULT_SIGNALS, tuple(SIGNALS)
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+    for name in names:
+        signal(name)
+    return names, names
+
+
+def _fingerprint(
+    space: SearchSpace,
+    dataset: Dataset,
+    ghn: GHN,
+    scale: Scale,
+    signals: Sequence[str],
+    device: torch.device,
+    n_val: int,
+) -> str:
+    weights = hashlib.sha256()
+    for name, tensor in sorted(ghn.state_dict().items()):
+        weights.update(name.encode())
+        weights.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    facts = [
+        *(space.name, space.version, dataset.fingerprint, weights.hexdigest(), scale.to_json(), list(signals)),
+        *(device.type, n_val, N_REFERENCE, N_REPEATED, VAL_BATCH, TRAIN_BATCH, N_TRAIN_BATCHES, REVISION),
+    ]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
