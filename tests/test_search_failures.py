@@ -13,13 +13,14 @@ import torch
 from cli_runs import InProcess, Outcome
 
 from hypernas.engine import driver
+from hypernas.engine.proposing import Proposer
 from hypernas.engine.ranking_table import RankingTable
 from hypernas.engine.records import TrainingReport
 from hypernas.errors import NonFiniteError, StoreError
 from hypernas.graphs.architecture import Architecture
 from hypernas.hypernet.ghn import GHN
 from hypernas.networks.network import Network
-from hypernas.ranking.scoring import Score, Scorer
+from hypernas.ranking.measuring import Measurement, Measurer
 from hypernas.runtime import WorkerPool
 from hypernas.spaces.finding import load_space
 from hypernas.tracking import SearchTracker
@@ -60,14 +61,14 @@ def failed(done: Outcome, *parts: str) -> None:
 
 
 def test_a_candidate_whose_logits_are_not_finite_ranks_last(
-    cli: InProcess, command: list[object], monkeypatch: pytest.MonkeyPatch, runs_folder: Path
+    cli: InProcess, command: list[object], monkeypatch: pytest.MonkeyPatch, tiny_space: Path
 ) -> None:
     original = GHN.emit
-    poisoned: list[str] = []
+    space = load_space(str(tiny_space))
+    poisoned = [Proposer(space, space.default_scale, "random", 0).ask(6)[2].digest]
 
     def emit(self: GHN, architectures: Sequence[Architecture]) -> Any:
         emission = original(self, architectures)
-        poisoned[:] = poisoned or [architectures[2].digest]
         return [
             {name: t * float("nan") if a.digest in poisoned else t for name, t in weights.items()}
             for a, weights in zip(architectures, [emission[i] for i in range(len(architectures))], strict=True)
@@ -86,10 +87,10 @@ def test_a_candidate_whose_logits_are_not_finite_ranks_last(
 
 
 def test_every_candidate_fails(cli: InProcess, command: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
-    def score(self: Scorer, architectures: Sequence[Architecture], pool: WorkerPool) -> list[Score]:
-        return [Score(None, None, None, 0.1, "logits are not finite") for _ in architectures]
+    def measure(self: Measurer, architectures: Sequence[Architecture], pool: WorkerPool) -> list[Measurement]:
+        return [Measurement({}, 1, 1, 0.1, error="logits are not finite") for _ in architectures]
 
-    monkeypatch.setattr(Scorer, "score", score)
+    monkeypatch.setattr(Measurer, "measure", measure)
     done = cli(*command)
     assert done.code == 0, done.err
     assert [row["test_accuracy"] for row in done.last["candidates"]] == [None] * 6

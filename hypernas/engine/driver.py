@@ -26,7 +26,7 @@ from hypernas.hypernet.meta_train import Progress
 from hypernas.hypernet.obtaining import obtain_ghn
 from hypernas.interrupts import StopRequest, catch_interrupts
 from hypernas.networks.network import random_weights
-from hypernas.ranking.scoring import Scorer
+from hypernas.ranking.ranker import make_ranker
 from hypernas.runtime import WorkerPool, keep_freed_memory, resolve_device
 from hypernas.spaces.finding import load_space
 from hypernas.spaces.space import Scale, SearchSpace
@@ -204,19 +204,24 @@ class _Search:
         start = time.monotonic()
         o = self.options
         proposer = Proposer(self.space, self.scoring_scale, o.sampler, o.seed)
-        scorer = Scorer(ghn, self.dataset, self.scoring_scale, self.device, n_images=o.score_images)
-        self.watcher.message(f"Scoring {o.candidates:,} architectures by their emitted weights ...")
+        ranker = make_ranker(
+            *(self.space, self.dataset, ghn, self.ghn_name, self.scoring_scale, self.device),
+            say=self.watcher.message,
+            stop=self.stop,
+            n_val=o.score_images,
+        )
+        self.watcher.message(f"Scoring {o.candidates:,} architectures without training any ...")
         with WorkerPool(self.device) as pool, (self.folder / "candidates.jsonl").open("w") as log:
             self.table.log = log
             while len(self.table.rows) < o.candidates and not proposer.exhausted:
                 self.stop.check()
                 architectures = proposer.ask(min(ASK, o.candidates - len(self.table.rows)))
-                scores = scorer.score(architectures, pool)
-                proposer.tell(architectures, [score.value for score in scores])
-                for architecture, score in zip(architectures, scores, strict=True):
+                ranked = ranker.rank(architectures, pool)
+                proposer.tell(architectures, [one.score for one in ranked])
+                for architecture, one in zip(architectures, ranked, strict=True):
                     assert architecture.decisions is not None
                     network = self.space.replay(architecture.decisions, self.full_scale)
-                    self.table.add(architecture, score, network.n_parameters, network.flops)
+                    self.table.add(architecture, one, network.n_parameters, network.flops)
                 self.table.flush()
                 self.seconds["score"] = time.monotonic() - start
                 self.watcher.scored(self.table.rows, o.candidates, self.seconds["score"])

@@ -9,7 +9,7 @@ from typing import IO
 
 from hypernas.engine.records import Candidate
 from hypernas.graphs.architecture import Architecture
-from hypernas.ranking.scoring import Score
+from hypernas.ranking.ranker import Ranked
 from hypernas.spaces.space import Choice
 
 __all__ = ["Decisions", "RankingTable"]
@@ -48,7 +48,7 @@ class RankingTable:
     rows: list[Candidate] = field(default_factory=list)
     _names: dict[tuple[str, ...], tuple[str, ...]] = field(default_factory=dict)
 
-    def add(self, architecture: Architecture, score: Score, params: int, flops: int) -> None:
+    def add(self, architecture: Architecture, ranked: Ranked, params: int, flops: int) -> None:
         assert architecture.decisions is not None
         names = tuple(architecture.decisions)
         names = self._names.setdefault(names, names)
@@ -57,16 +57,17 @@ class RankingTable:
             len(self.rows) + 1,
             architecture.digest,
             Decisions(names, values),
-            score.value,
-            score.se,
-            score.accuracy,
+            ranked.score,
+            ranked.score_se,
+            ranked.accuracy,
             params,
             flops,
-            score.error,
+            ranked.error,
         )
         self.rows.append(row)
         if self.log is not None:
-            self.log.write(json.dumps({**row.to_json(), "seconds": score.seconds}) + "\n")
+            more = {"seconds": ranked.seconds, "signals": dict(ranked.signals), "moved": dict(ranked.moved)}
+            self.log.write(json.dumps({**row.to_json(), **more}) + "\n")
 
     def flush(self) -> None:
         if self.log is not None:

@@ -56,9 +56,9 @@ class TrainingReport:
 class Candidate:
     """One row of the ranking. ``params`` and ``flops`` are those of the network at full scale.
 
-    ``score`` is minus the val loss (nats) with emitted weights, higher is better, ``score_se`` its standard error over
-    val images; ``emitted_accuracy`` is the val accuracy (per cent) of the same weights. A candidate whose logits are
-    not finite has ``score = None`` and the reason in ``error``, and ranks last.
+    ``score`` is the fused score (``hypernas.ranking.fusion``), higher is better, ``score_se`` its standard error over
+    draws of images and random weights; ``emitted_accuracy`` is the val accuracy (per cent) with emitted weights. A
+    candidate whose logits are not finite has ``score = None`` and the reason in ``error``, and ranks last.
     """
 
     rank: int

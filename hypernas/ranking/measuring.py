@@ -23,7 +23,8 @@ from hypernas.spaces.space import Scale, SearchSpace
 __all__ = ["Measurement", "Measurer"]
 
 VAL_BATCH = 256  # val images that share batch-norm statistics
-TRAIN_BATCH, N_TRAIN_BATCHES = 64, 2
+TRAIN_BATCH, N_TRAIN_BATCHES = 64, 3
+N_DRAWS = 3  # of random weights, each with a train batch of its own; a signal is the mean over them
 N_NOISE = 16
 EMIT = 16  # architectures emitted in one pass
 
@@ -115,23 +116,36 @@ class Measurer:
         if is_constant(architecture):
             return Measurement({}, params, flops, time.perf_counter() - start, constant=True)
         program = compile_program(architecture)
-        subjects = {}
+        subjects: dict[str, list[Subject]] = {}
         for kind in self.kinds:
-            weights = emitted if kind == "emitted" else random_weights(architecture, self.seed)
-            tensors = tuple(_layout(weights[name].to(self.device)) for name in program.parameter_names)
-            subjects[kind] = Subject(architecture, program, tensors, self.images)
+            draws = [emitted] if kind == "emitted" else self._random_weights(architecture)
+            subjects[kind] = [
+                Subject(
+                    architecture,
+                    program,
+                    tuple(_layout(weights[name].to(self.device)) for name in program.parameter_names),
+                    self.images.rotated(k),
+                )
+                for k, weights in enumerate(draws)
+            ]
         values = {"log_params": math.log(max(params, 1)), "log_flops": math.log(max(flops, 1))}
         with autocast(self.device):
             for (probe, kind), signals in self.plan.items():
-                measured = probe(subjects[kind])
-                values.update({signal.name: measured[signal.key] for signal in signals})
-                if "ghn_accuracy" in measured:
-                    values["ghn_accuracy"] = measured["ghn_accuracy"]
+                measured = [probe(subject) for subject in subjects[kind]]
+                for signal in signals:
+                    values[signal.name] = sum(one[signal.key] for one in measured) / len(measured)
+                if "ghn_accuracy" in measured[0]:
+                    values["ghn_accuracy"] = measured[0]["ghn_accuracy"]
         seconds = emit_s + time.perf_counter() - start
+        if not math.isfinite(values.get("ghn_loss", 0.0)):
+            return Measurement({}, params, flops, seconds, error="logits are not finite")
         bad = [name for name in values if math.isnan(values[name])]
         if bad:
-            return Measurement({}, params, flops, seconds, error=f"signals are not finite: {', '.join(bad)}")
+            return Measurement({}, params, flops, seconds, error=f"signals are not numbers: {', '.join(bad)}")
         return Measurement(values, params, flops, seconds)
+
+    def _random_weights(self, architecture: Architecture) -> list[dict[str, Tensor]]:
+        return [random_weights(architecture, self.seed * N_DRAWS + k) for k in range(N_DRAWS)]
 
     def _sizes(self, architecture: Architecture) -> tuple[int, int]:
         """Parameters and multiply-accumulates of the network at full scale."""

@@ -26,7 +26,7 @@ from hypernas.hypernet.ghn import GHN
 from hypernas.hypernet.meta_train import Progress
 from hypernas.interrupts import StopRequest
 from hypernas.ranking.fusion import Fusion
-from hypernas.ranking.measuring import N_TRAIN_BATCHES, TRAIN_BATCH, VAL_BATCH, Measurement, Measurer
+from hypernas.ranking.measuring import N_DRAWS, N_TRAIN_BATCHES, TRAIN_BATCH, VAL_BATCH, Measurement, Measurer
 from hypernas.ranking.reference import N_REFERENCE, N_REPEATED, load_reference, measure_reference, save_reference
 from hypernas.ranking.signals import SIGNALS, signal
 from hypernas.runtime import WorkerPool
@@ -36,7 +36,7 @@ __all__ = ["DEFAULT_SIGNALS", "GHN_SIGNALS", "Ranked", "Ranker", "choose_signals
 
 # One list for all spaces; docs/ranking.md says how it was chosen. The first are the GHN's own, at emitted weights.
 GHN_SIGNALS = ("ghn_loss", "synflow_emitted")
-DEFAULT_SIGNALS = (*GHN_SIGNALS, "jacov", "log_params")
+DEFAULT_SIGNALS = (*GHN_SIGNALS, "jacov")
 
 GHN_SCORE = "ghn_score"  # the column of the GHN's own signals, fused
 REVISION = 1  # raised when a signal's definition changes: kept references are then measured again
@@ -205,6 +205,6 @@ def _fingerprint(
         weights.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     facts = [
         *(space.name, space.version, dataset.fingerprint, weights.hexdigest(), scale.to_json(), list(signals)),
-        *(device.type, n_val, N_REFERENCE, N_REPEATED, VAL_BATCH, TRAIN_BATCH, N_TRAIN_BATCHES, REVISION),
+        *(device.type, n_val, N_REFERENCE, N_REPEATED, VAL_BATCH, TRAIN_BATCH, N_TRAIN_BATCHES, N_DRAWS, REVISION),
     ]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -19,7 +19,7 @@ __all__ = ["learning_curves", "score_against_cost", "score_against_trained", "sc
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKS = ("o", "s", "^", "D", "v", "P")
 ALL, TRAINED, TEST = COLOURS[0], COLOURS[1], COLOURS[2]
-SCORE = "score: −val loss, emitted weights (nats)"
+SCORE = "score before training: mean log-rank of the signals"
 COSTS = {"params": "parameters", "flops": "FLOPs (multiply-accumulates of one image)"}
 
 

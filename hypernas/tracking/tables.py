@@ -85,8 +85,9 @@ def describe(result: SearchResult, status: str, command: str | None, top: int = 
         lines += ["", f"Not scored: {failed:,}; these rank last, with the reason in column `error`."]
     lines += [
         "",
-        "Score: minus the val loss (nats) with emitted weights, ± its standard error over val images; higher is "
-        "better. Accuracies in per cent, after full training. FLOPs are multiply-accumulates of one image.",
+        "Score: mean log-rank of the training-free signals within a reference sample of the space, ± its standard "
+        "error; higher is better, about 0 in the middle. Accuracies in per cent, after full training. FLOPs are "
+        "multiply-accumulates of one image.",
         "",
         f"Scored at `{result.scoring_scale.name}`, trained at `{result.full_scale.name}`. {_times(result.seconds)}",
         "",
@@ -99,7 +100,7 @@ def describe(result: SearchResult, status: str, command: str | None, top: int = 
 
 def describe_trained(candidate: Candidate, report: TrainingReport) -> str:
     """The description of a trained network's run."""
-    score = "none" if candidate.score is None else f"{candidate.score:.4f} nats"
+    score = "none" if candidate.score is None else f"{candidate.score:.4f}"
     if candidate.score is not None and candidate.score_se is not None:
         score += f" ± {candidate.score_se:.4f}"
     return (

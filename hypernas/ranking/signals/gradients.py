@@ -63,13 +63,14 @@ def grasp(subject: Subject) -> dict[str, float]:
 def jacov(subject: Subject) -> dict[str, float]:
     """Jacobian covariance (Mellor et al. 2020, first version of *NAS without Training*).
 
-    Minus the sum over eigenvalues v of the correlation of the images' input gradients of log v + 1 / v.
+    The sum over eigenvalues v of the correlation of the images' input gradients of log v + 1 / v; here minus its
+    logarithm, which keeps the order, so that one unlucky draw does not outweigh the others.
     """
     x = subject.images.train[0][0].detach().requires_grad_()
     (gradient,) = torch.autograd.grad(subject.run(x).sum(), x)
     correlation = torch.corrcoef(gradient.flatten(1).double()).nan_to_num(0.0)
     eigenvalues = torch.linalg.eigvalsh(correlation).clamp_min(0) + JITTER
-    return {"jacov": -(eigenvalues.log() + 1 / eigenvalues).sum().item()}
+    return {"jacov": -log((eigenvalues.log() + 1 / eigenvalues).sum().item())}
 
 
 def synflow(subject: Subject) -> dict[str, float]:

@@ -38,6 +38,11 @@ class Images:
     train: tuple[tuple[Tensor, Tensor], ...]
     noise: Tensor
 
+    def rotated(self, k: int) -> Images:
+        """The same images with train batch k as the first, which most signals look at."""
+        k %= len(self.train)
+        return Images(self.val, self.train[k:] + self.train[:k], self.noise)
+
 
 @dataclass(frozen=True)
 class Subject:
