@@ -81,7 +81,8 @@ class GHN(nn.Module):
     def forward(self, batch: GraphBatch) -> Emission:
         """Emit with gradients; see ``emit`` for use without."""
         z = self.encoder(batch).flatten(0, 1)
-        buffers = tuple(self.decoder(_embed(z, group), group) for group in batch.groups)
+        shared: dict[object, Tensor] = {}
+        buffers = tuple(self.decoder(_embed(z, group), group, shared) for group in batch.groups)
         rows: list[dict[str, tuple[int, int]]] = [{} for _ in range(len(batch.op))]
         for g, group in enumerate(batch.groups):
             for row, (owner, name) in enumerate(zip(group.owner, group.name, strict=True)):

@@ -13,6 +13,7 @@ ratio: of up to 256 channels no two codes correlate by more than a half.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +44,9 @@ def codes(coordinates: Tensor, n_waves: int = N_WAVES) -> Tensor:
     frequency = (wave * GOLDEN + (wave**2 * math.sqrt(3)) % 1.0 / n_waves) % 1.0
     phase = coordinates.to(torch.float64)[:, None] * frequency + (wave**3 * math.sqrt(2)) % 1.0
     return (math.sqrt(2) * torch.cos(2 * math.pi * phase)).float()
+
+
+Shared = dict[Any, Tensor]  # what the groups of one pass compute once
 
 
 class Axis(nn.Module):
@@ -88,23 +92,46 @@ class Head(nn.Module):
         self.scale = 1 / (CORE_STD * math.sqrt(config.n_bases * math.prod(ranks)))
         self.codes = nn.ModuleDict({a: (KernelAxis if a == "k" else Axis)(r) for a, r in zip(axes, ranks, strict=True)})
 
-    def forward(self, z: Tensor, shape: tuple[int, ...]) -> Tensor:
+    def forward(self, z: Tensor, shape: tuple[int, ...], shared: Shared | None = None) -> Tensor:
         """(n, dim) -> (n, *shape), not normalised."""
         # a vector's one axis runs over all its values: that of a layer norm may have several axes
-        sizes: dict[str, int | tuple[int, ...]] = {"o": shape[0] if len(self.axes) > 1 else math.prod(shape)}
+        sizes: dict[str, int] = {"o": shape[0] if len(self.axes) > 1 else math.prod(shape)}
         if "i" in self.axes:
             sizes["i"] = math.prod(shape[1:2])
-        if "k" in self.axes:
-            sizes["k"] = shape[2:]
         alpha = self.mix(z)
-        spelled_out = self.core.shape[0] * math.prod(shape) <= MAX_BASIS_VALUES
-        tensor = self.core if spelled_out else torch.tensordot(alpha, self.core, dims=1)
-        for axis in reversed(self.axes):  # contract (first, ranks...) one axis at a time, small ones first
+        tensor = self._at_kernel(shape[2:], shared) if "k" in self.axes else self.core
+        # mixing and contracting commute: expand the bases and mix them, or mix the cores and expand those, which is
+        # less work for few tensors, and the only way where the bases would not fit into memory
+        n_values, n_bases = math.prod(shape), len(self.core)
+        mix_bases = self._work(n_bases, shape, sizes) + len(z) * n_bases * n_values
+        mix_cores = self._work(len(z), shape, sizes) + len(z) * tensor.numel()
+        expand_bases = n_bases * n_values <= MAX_BASIS_VALUES and mix_bases <= mix_cores
+        if not expand_bases:
+            tensor = (alpha @ tensor.flatten(1)).view(len(z), *tensor.shape[1:])
+        for axis in reversed([axis for axis in self.axes if axis != "k"]):  # one axis at a time
             tensor = torch.tensordot(tensor, self.codes[axis](sizes[axis]), dims=([self._place(axis)], [1]))
         tensor = self._in_order(tensor)
-        if spelled_out:
-            tensor = alpha @ tensor.reshape(tensor.shape[0], -1)
+        if expand_bases:
+            tensor = alpha @ tensor.reshape(n_bases, -1)
         return tensor.reshape(len(z), *shape) * self.scale
+
+    def _at_kernel(self, sizes: tuple[int, ...], shared: Shared | None) -> Tensor:
+        """The core with its kernel axis spelled out; groups that differ in channels only share it within a pass."""
+        key = (self, sizes)
+        if shared is not None and key in shared:
+            return shared[key]
+        tensor = torch.tensordot(self.core, self.codes["k"](sizes), dims=([self._place("k")], [1]))
+        if shared is not None:
+            shared[key] = tensor
+        return tensor
+
+    def _work(self, n: int, shape: tuple[int, ...], sizes: dict[str, int]) -> int:
+        """Multiply-accumulates that expanding n cores takes."""
+        positions = math.prod(shape[2:]) if "k" in self.axes else 1
+        rank = self.core.shape[1]
+        if "i" not in self.axes:
+            return n * rank * sizes["o"] * positions
+        return n * positions * sizes["i"] * rank * (rank + sizes["o"])
 
     def _place(self, axis: str) -> int:
         return 1 + self.axes.index(axis)
@@ -135,11 +162,11 @@ class CoordinateDecoder(nn.Module):
             nn.init.zeros_(module.weight)
         nn.init.zeros_(self.head_gain.bias)
 
-    def forward(self, z: Tensor, group: ParameterGroup) -> Tensor:
-        """(n, dim) -> (n, *shape)."""
+    def forward(self, z: Tensor, group: ParameterGroup, shared: Shared | None = None) -> Tensor:
+        """(n, dim) -> (n, *shape). ``shared`` is empty at the start of a pass over several groups."""
         z = z + self.slot(group.slot)
         kind = self.kind(group)
-        raw: Tensor = self.heads[kind](z, group.shape)
+        raw: Tensor = self.heads[kind](z, group.shape, shared)
         if group.role == "scale":
             return 1 + 0.2 * raw
         if group.role in ("shift", "bias"):
