@@ -19,7 +19,7 @@ from hypernas.hypernet.meta_train import MetaSettings, meta_train
 from hypernas.ranking import reference
 from hypernas.ranking.fusion import Z_MAX, Fusion, NormalScores, log_rank
 from hypernas.ranking.measuring import Measurer
-from hypernas.ranking.ranker import DEFAULT_SIGNALS, GHN_SCORE, Ranker, choose_signals, make_ranker, obtain_ranker
+from hypernas.ranking.ranker import DEFAULT_WEIGHTS, GHN_SCORE, Ranker, choose_signals, make_ranker, obtain_ranker
 from hypernas.ranking.reference import measure_reference, reference_sample
 from hypernas.ranking.signals import SIGNALS
 from hypernas.runtime import WorkerPool
@@ -32,7 +32,7 @@ DISCONNECTED = "|none~0|+|avg_pool_3x3~0|none~1|+|none~0|nor_conv_3x3~1|none~2|"
 
 
 def plain(**signals: np.ndarray) -> Fusion:
-    return Fusion(tuple(signals), {k: tuple(v) for k, v in signals.items()}, dict.fromkeys(signals, 0.1))
+    return Fusion(dict.fromkeys(signals, 1.0), {k: tuple(v) for k, v in signals.items()}, dict.fromkeys(signals, 0.1))
 
 
 # --- theory ---
@@ -117,7 +117,7 @@ def test_standard_errors_cover() -> None:
     """The score of a noisy reading lies within 1.96 standard errors of the noiseless one in about 95 % of cases."""
     truth = {name: RNG.normal(size=4000) for name in "abc"}
     noise = {"a": 0.1, "b": 0.3, "c": 0.0}
-    fusion = Fusion(tuple("abc"), {k: tuple(RNG.normal(size=4000)) for k in "abc"}, noise)
+    fusion = Fusion({"a": 1.0, "b": 1.0, "c": 0.5}, {k: tuple(RNG.normal(size=4000)) for k in "abc"}, noise)
     read = {name: values + noise[name] * RNG.normal(size=4000) for name, values in truth.items()}
     inside = np.abs(fusion.score(read) - fusion.score(truth)) <= 1.96 * fusion.se(read)
     assert 0.92 < inside.mean() < 0.98
@@ -212,15 +212,15 @@ def test_signals_that_are_noisy_have_noise(digits: Dataset, in_cache: Path) -> N
     measurer = Measurer(SPACE, ghn, digits, scale, names, CPU, n_val=64)
     _, noise = measure_reference(measurer, digits, 64)
     assert noise["log_params"] == 0 and noise["synflow_emitted"] < 1e-6  # batches of emission round differently
-    assert 0 < noise["ghn_loss"] < 1 and 0 < noise["jacov"] < 1.5
+    assert noise["ghn_loss"] > 0.01 and noise["jacov"] > 0.01
 
 
 def test_choosing_signals() -> None:
-    assert choose_signals("default") == (DEFAULT_SIGNALS, DEFAULT_SIGNALS)
+    assert choose_signals("default") == (DEFAULT_WEIGHTS, tuple(DEFAULT_WEIGHTS))
     fused, measured = choose_signals("ghn")
-    assert fused == measured and all(SIGNALS[name].weights == "emitted" for name in fused)
-    assert choose_signals("all") == (DEFAULT_SIGNALS, tuple(SIGNALS))
-    assert choose_signals("naswot, log_params,naswot") == (("naswot", "log_params"),) * 2
+    assert tuple(fused) == measured and all(SIGNALS[name].weights == "emitted" for name in fused)
+    assert choose_signals("all") == (DEFAULT_WEIGHTS, tuple(SIGNALS))
+    assert choose_signals("naswot, log_params,naswot") == ({"naswot": 1.0, "log_params": 1.0}, ("naswot", "log_params"))
     with pytest.raises(UsageError, match="naswot"):
         choose_signals("naswott")
 
@@ -230,7 +230,7 @@ def test_columns_follow_the_signals(digits: Dataset, in_cache: Path, pool: Worke
     assert ranker.columns == ("synflow", "log_flops")  # nothing of a GHN in it
     (one,) = ranker.rank(reference_sample(SPACE, ranker.scale, 1), pool)
     assert tuple(one.signals) == ranker.columns
-    assert obtain(digits).columns == (GHN_SCORE, *DEFAULT_SIGNALS)
+    assert obtain(digits).columns == (GHN_SCORE, *DEFAULT_WEIGHTS)
 
 
 def test_no_ghn_names_the_command_that_makes_one(
@@ -250,7 +250,7 @@ def test_a_ghn_of_another_space_is_refused(digits: Dataset, in_cache: Path) -> N
 
 def test_another_ghn_has_another_reference(digits: Dataset, in_cache: Path) -> None:
     scale = SPACE.scoring_scale(digits.input_shape, digits.n_classes)
-    signals = (("log_params",), ("log_params",))
+    signals = ({"log_params": 1.0}, ("log_params",))
     one, two = (
         make_ranker(SPACE, digits, GHN(seed=seed), "ghn", scale, CPU, say=lambda text: None, signals=signals)
         for seed in (1, 2)

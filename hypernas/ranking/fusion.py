@@ -2,9 +2,9 @@
 
 A signal's value becomes the normal score that it would have among the reference architectures (van der Waerden 1952),
 by interpolation between theirs, so that a single new architecture gets a number on the same scale as thousands. The
-score is the mean over signals of the logarithm of that rank, as in AZ-NAS (Lee and Ham 2024, equation 12), where the
-ranks are those among the candidates: whoever is bad at anything falls far. The formula is the same for every space, and
-nothing in it is fitted.
+score is the weighted mean over signals of the logarithm of that rank, as in AZ-NAS (Lee and Ham 2024, equation 12),
+where the ranks are those among the candidates: whoever is bad at anything falls far. The formula is the same for every
+space, and nothing in it is fitted.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class NormalScores:
     scores: Floats
 
     @classmethod
-    def of(cls, sample: Sequence[float]) -> NormalScores:
+    def of(cls, sample: Sequence[float] | Floats) -> NormalScores:
         """From the signal's values over the reference architectures; those that are not finite count as the lowest."""
         from scipy.stats import norm, rankdata
 
@@ -76,15 +76,15 @@ class NormalScores:
 
 @dataclass(frozen=True)
 class Fusion:
-    """The mean over signals of log-ranks, each within the reference sample.
+    """The weighted mean over signals of log-ranks, each within the reference sample.
 
     Attributes:
-        fused: the signals that make the score.
+        weights: of the signals that make the score.
         reference: signal -> its values over the reference sample; for more signals than those that are fused.
         noise: signal -> standard deviation of its normal score when images and random weights are drawn anew.
     """
 
-    fused: tuple[str, ...]
+    weights: Mapping[str, float]
     reference: Mapping[str, tuple[float, ...]]
     noise: Mapping[str, float]
 
@@ -94,7 +94,8 @@ class Fusion:
 
     def moved(self, values: Mapping[str, Floats]) -> dict[str, Floats]:
         """Signal -> by how much it moves each score: the parts of the sum. 0 is no move, as by a middling value."""
-        return {name: log_rank(self.scales[name](values[name])) / len(self.fused) for name in self.fused}
+        total = sum(self.weights.values())
+        return {name: log_rank(self.scales[name](values[name])) * (w / total) for name, w in self.weights.items()}
 
     def score(self, values: Mapping[str, Floats]) -> Floats:
         """(m,) scores, higher is better, at most 1; their mean over the space is about 0."""
@@ -103,17 +104,15 @@ class Fusion:
     def se(self, values: Mapping[str, Floats]) -> Floats:
         """(m,) standard errors: what another draw of images and random weights would change, signals independent."""
         total = np.zeros_like(next(iter(values.values())), dtype=np.float64)
-        for name in self.fused:
+        for name, weight in self.weights.items():
             z = self.scales[name](values[name])
             step = 0.5 * self.noise[name]  # a difference quotient as wide as the noise, not the slope at one point
-            total += ((log_rank(z + step) - log_rank(z - step)) / len(self.fused)) ** 2
-        result: Floats = np.sqrt(total)
-        return result
+            total += ((log_rank(z + step) - log_rank(z - step)) * weight / sum(self.weights.values())) ** 2
+        return np.asarray(np.sqrt(total), dtype=np.float64)
 
 
 def log_rank(z: Floats) -> Floats:
     """Normal scores -> log of the rank's share of the sample, plus one: its mean over the sample is 0."""
     from scipy.special import log_ndtr
 
-    result: Floats = 1.0 + log_ndtr(z)
-    return result
+    return np.asarray(1.0 + log_ndtr(z), dtype=np.float64)

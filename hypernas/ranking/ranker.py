@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,13 +31,23 @@ from hypernas.ranking.signals import SIGNALS, signal
 from hypernas.runtime import WorkerPool
 from hypernas.spaces.space import Scale, SearchSpace
 
-__all__ = ["DEFAULT_SIGNALS", "GHN_SIGNALS", "Ranked", "Ranker", "choose_signals", "make_ranker", "obtain_ranker"]
+__all__ = ["DEFAULT_WEIGHTS", "GHN_WEIGHTS", "Ranked", "Ranker", "choose_signals", "make_ranker", "obtain_ranker"]
 
-# One list for all spaces; docs/ranking.md says how it was chosen. The first are the GHN's own, at emitted weights.
-GHN_SIGNALS = ("ghn_loss", "synflow_emitted")
-DEFAULT_SIGNALS = (*GHN_SIGNALS, "jacov")
+# Weights of the signals, the same for all spaces; docs/ranking.md says how they were chosen. What says how good a
+# network is counts once; what says how well gradients and patterns get through it, which tells good networks from very
+# good ones and little else, a quarter.
+DEFAULT_WEIGHTS = {
+    "ghn_loss": 1.0,
+    "synflow_emitted": 1.0,
+    "jacov": 1.0,
+    "trainability": 0.25,
+    "progressivity_emitted": 0.25,
+    "naswot_emitted": 0.25,
+}
+GHN_WEIGHTS = {name: weight for name, weight in DEFAULT_WEIGHTS.items() if SIGNALS[name].weights == "emitted"}
 
 GHN_SCORE = "ghn_score"  # the column of the GHN's own signals, fused
+Signals = tuple[Mapping[str, float], tuple[str, ...]]
 REVISION = 1  # raised when a signal's definition changes: kept references are then measured again
 
 
@@ -72,7 +81,7 @@ class Ranker:
     """Measures and fuses.
 
     Attributes:
-        columns: signals in the order of the table's columns; those that make the score are ``fusion.fused``.
+        columns: signals in the order of the table's columns; those that make the score have ``fusion.weights``.
         fingerprint: of everything that decides the values.
     """
 
@@ -97,10 +106,12 @@ class Ranker:
         fusion = self.fusion
         # a network that ignores its images is given the floor of every signal: nothing is worse
         values = {name: scale.floor for name, scale in fusion.scales.items()} if m.constant else dict(m.values)
-        arrays = {name: np.array([values[name]]) for name in fusion.fused}
+        arrays = {name: np.array([values[name]]) for name in fusion.weights}
         moved = {name: float(part[0]) for name, part in fusion.moved(arrays).items()}
-        own = [moved[name] for name in fusion.fused if SIGNALS[name].weights == "emitted"]
-        values[GHN_SCORE] = sum(own) * len(moved) / len(own) if own else math.nan
+        own = {name: weight for name, weight in fusion.weights.items() if SIGNALS[name].weights == "emitted"}
+        if own:
+            share = sum(own.values()) / sum(fusion.weights.values())
+            values[GHN_SCORE] = sum(moved[name] for name in own) / share
         return Ranked(
             digest,
             sum(moved.values()),
@@ -154,15 +165,15 @@ def make_ranker(
     *,
     say: Callable[[str], None],
     stop: StopRequest | None = None,
-    signals: tuple[tuple[str, ...], tuple[str, ...]] = (DEFAULT_SIGNALS, DEFAULT_SIGNALS),
+    signals: Signals | None = None,
     n_val: int = 512,
 ) -> Ranker:
     """A ranker for a GHN that is at hand; measures the reference sample unless it is in the cache.
 
     Args:
-        signals: those that make the score, and all that are measured.
+        signals: weights of those that make the score, and names of all that are measured; None for the default.
     """
-    fused, measured = signals
+    weights, measured = signals or choose_signals("default")
     measurer = Measurer(space, ghn, dataset, scale, measured, device, n_val=n_val)
     fingerprint = _fingerprint(space, dataset, ghn, scale, measured, device, n_val)
     path = ghn_folder() / "reference" / f"{fingerprint[:24]}.json"
@@ -171,23 +182,23 @@ def make_ranker(
         say(f"Measuring {N_REFERENCE} reference architectures of {space.name} (once for this GHN and data) ...")
         reference = measure_reference(measurer, dataset, n_val, stop)
         save_reference(path, reference)
-    columns = (GHN_SCORE, *measured) if any(SIGNALS[name].weights == "emitted" for name in fused) else measured
-    whole = hashlib.sha256(f"{fingerprint} {fused}".encode()).hexdigest()
-    return Ranker(measurer, Fusion(fused, *reference), columns, whole, ghn_name)
+    columns = (GHN_SCORE, *measured) if any(SIGNALS[name].weights == "emitted" for name in weights) else measured
+    whole = hashlib.sha256(f"{fingerprint} {json.dumps(weights)}".encode()).hexdigest()
+    return Ranker(measurer, Fusion(weights, *reference), columns, whole, ghn_name)
 
 
-def choose_signals(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """``default``, ``ghn``, ``all`` or names with commas -> (signals that make the score, all that are measured)."""
+def choose_signals(text: str) -> Signals:
+    """``default``, ``ghn``, ``all`` or names with commas -> (weights of the score's signals, all that are measured)."""
     if text == "default":
-        return DEFAULT_SIGNALS, DEFAULT_SIGNALS
+        return DEFAULT_WEIGHTS, tuple(DEFAULT_WEIGHTS)
     if text == "ghn":
-        return GHN_SIGNALS, GHN_SIGNALS
+        return GHN_WEIGHTS, tuple(GHN_WEIGHTS)
     if text == "all":
-        return DEFAULT_SIGNALS, tuple(SIGNALS)
+        return DEFAULT_WEIGHTS, tuple(SIGNALS)
     names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
     for name in names:
         signal(name)
-    return names, names
+    return dict.fromkeys(names, 1.0), names
 
 
 def _fingerprint(
