@@ -99,7 +99,7 @@ class Fusion:
 
     def score(self, values: Mapping[str, Floats]) -> Floats:
         """(m,) scores, higher is better, at most 1; their mean over the space is about 0."""
-        return np.sum(list(self.moved(values).values()), axis=0)
+        return np.asarray(np.sum(list(self.moved(values).values()), axis=0), dtype=np.float64)
 
     def se(self, values: Mapping[str, Floats]) -> Floats:
         """(m,) standard errors: what another draw of images and random weights would change, signals independent."""

@@ -120,7 +120,7 @@ class Head(nn.Module):
         key = (self, sizes)
         if shared is not None and key in shared:
             return shared[key]
-        tensor = torch.tensordot(self.core, self.codes["k"](sizes), dims=([self._place("k")], [1]))
+        tensor: Tensor = torch.tensordot(self.core, self.codes["k"](sizes), dims=([self._place("k")], [1]))
         if shared is not None:
             shared[key] = tensor
         return tensor
