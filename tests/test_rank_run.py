@@ -472,7 +472,7 @@ def test_the_input_is_not_overwritten(options: RankOptions, ranker: FakeRanker) 
 def cli(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], cache: Path, ranker: FakeRanker
 ) -> InProcess:
-    monkeypatch.setattr(rank_run, "_obtain", lambda: lambda *_, **__: ranker)
+    monkeypatch.setattr(rank_run, "_obtain", lambda signals: lambda *_, **__: ranker)
     return InProcess(monkeypatch, capsys)
 
 

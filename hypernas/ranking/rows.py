@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import csv
+import functools
 import hashlib
 import json
 import random
@@ -16,7 +17,7 @@ from typing import IO, Any, Protocol
 
 from hypernas.errors import DataError, HypernasError, SpaceError, UsageError
 from hypernas.graphs.architecture import Architecture
-from hypernas.spaces.space import Scale, SearchSpace
+from hypernas.spaces.space import Scale, SearchSpace, parse_decisions
 
 __all__ = ["AllRows", "FileRows", "Reader", "Rows", "SampledRows"]
 
@@ -184,14 +185,22 @@ class Reader:
             ) from error
 
     def _read(self, text: str) -> dict[str, Any]:
-        if text.startswith("{"):
-            return _decisions_of(text)
-        try:
+        try:  # first, for a native string may look like any of the other kinds
             return self.space.parse(text)
-        except SpaceError:  # hexadecimal digits may be a native string, so that comes first
+        except SpaceError:
+            if text.startswith("{"):
+                decisions = parse_decisions(text)
+                if decisions.keys() & self._names:
+                    return decisions
+                raise
             if not DIGEST.fullmatch(text):
                 raise
         return self._look_up(text.lower())
+
+    @functools.cached_property
+    def _names(self) -> frozenset[str]:
+        """Names of decisions of this space, by an example."""
+        return frozenset(self.space.sample(random.Random(0)).decisions or ())
 
     def _look_up(self, prefix: str) -> dict[str, Any]:
         if self._digests is None:
@@ -219,20 +228,3 @@ class Reader:
             self._check()
             self._decisions.setdefault(self.space.replay(decisions).digest, json.dumps(decisions))
         return sorted(self._decisions)
-
-
-def _decisions_of(text: str) -> dict[str, Any]:
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len({name for name, _ in pairs}) < len(pairs):
-            raise ValueError("a name is given twice")
-        return dict(pairs)
-
-    try:
-        decisions: dict[str, Any] = json.loads(text, object_pairs_hook=once)
-    except (ValueError, RecursionError) as error:
-        raise SpaceError(
-            f"Decisions are one JSON object ({error})",
-            value=text[:200],
-            remedy='For example {"name": "choice"}; in a CSV, quotes inside a field are doubled.',
-        ) from None
-    return decisions

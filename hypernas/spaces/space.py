@@ -18,7 +18,7 @@ from hypernas.errors import HypernasError, SpaceError
 from hypernas.graphs.architecture import Architecture
 from hypernas.graphs.primitives import Shape
 
-__all__ = ["Choice", "Chooser", "Scale", "SearchSpace", "random_chooser", "replay_chooser"]
+__all__ = ["Choice", "Chooser", "Scale", "SearchSpace", "parse_decisions", "random_chooser", "replay_chooser"]
 
 Choice = str | int | float | bool
 MAX_CHOICES = 10_000  # a build that asks for more than this is taken to loop
@@ -108,6 +108,27 @@ def replay_chooser(decisions: Mapping[str, Choice]) -> Chooser:
     return Chooser(pick)
 
 
+def parse_decisions(text: str) -> dict[str, Choice]:
+    """Decisions written as one JSON object; raises ``SpaceError`` for anything else, or a name given twice."""
+
+    def once(pairs: list[tuple[str, Choice]]) -> dict[str, Choice]:
+        if len({name for name, _ in pairs}) < len(pairs):
+            raise ValueError("a name is given twice")
+        return dict(pairs)
+
+    try:
+        decisions = json.loads(text, object_pairs_hook=once)
+        if not isinstance(decisions, dict):
+            raise ValueError("it is something else")
+    except (ValueError, RecursionError) as error:
+        raise SpaceError(
+            f"Decisions are one JSON object ({error})",
+            value=text[:200],
+            remedy='For example {"name": "choice"}; in a CSV, quotes inside a field are doubled.',
+        ) from None
+    return decisions
+
+
 class SearchSpace(abc.ABC):
     """A family of architectures.
 
@@ -147,11 +168,7 @@ class SearchSpace(abc.ABC):
         Raises:
             SpaceError: where it is not exactly one well-formed architecture of this space.
         """
-        raise SpaceError(
-            f"Space {self.name!r} has no native strings",
-            value=text[:200],
-            remedy='Write decisions as one JSON object, for example {"name": "choice"}.',
-        )
+        return parse_decisions(text)
 
     def native(self, decisions: Mapping[str, Choice]) -> str:
         """The native string of decisions; ``parse`` reads it back to an architecture of the same digest."""
