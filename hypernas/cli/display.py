@@ -179,8 +179,12 @@ def result_table(result: SearchResult, top: int, out: Path) -> None:
     console.print(table)
     seconds = result.seconds
     console.print(
-        "Score: mean log-rank of training-free signals (about 0 in the middle of the space); emitted: val accuracy "
-        "with emitted weights; val, test: accuracy after full training."
+        (
+            "Score: val accuracy that the calibration predicts"
+            if result.calibrated
+            else "Score: mean log-rank of training-free signals (about 0 in the middle of the space)"
+        )
+        + "; emitted: val accuracy with emitted weights; val, test: accuracy after full training."
     )
     console.print(
         f"Time: pretraining {clock(seconds['pretrain'])}, scoring {clock(seconds['score'])}, "

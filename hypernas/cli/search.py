@@ -37,6 +37,13 @@ def search(
     pretrain_steps: Annotated[
         int | None, typer.Option(help="Meta-training steps where a GHN has to be pretrained.", show_default=False)
     ] = None,
+    calibrate: Annotated[
+        int | None,
+        typer.Option(
+            help="Train so many networks first, to learn from them how far to trust each signal; then rank again.",
+            show_default=False,
+        ),
+    ] = None,
     score_images: Annotated[int, typer.Option(help="Val images that a candidate is scored on, at most.")] = 512,
     out: Annotated[Path, typer.Option(help="Folder of the results and of the MLflow store.")] = Path("mlruns"),
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")] = False,
@@ -65,6 +72,7 @@ def search(
         ghn=ghn,
         pretrain_steps=pretrain_steps,
         score_images=score_images,
+        calibrate=calibrate,
         command=" ".join(["hypernas", *sys.argv[1:]]),
     )
     with SearchDisplay() as display:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from hypernas.data import Dataset, load_dataset, resolve_data
+from hypernas.engine.calibrating import Calibrator, round_sizes
 from hypernas.engine.options import SearchOptions, check_size, check_writable
 from hypernas.engine.proposing import Proposer
 from hypernas.engine.ranking_table import RankingTable
@@ -120,6 +121,8 @@ class _Search:
         check_writable(self.folder)
         self.tracker = SearchTracker(options.out, experiment=self.space.name, tracking_uri=options.tracking_uri)
         self.table = RankingTable()
+        self.calibrator = Calibrator()
+        self.calibrated = False
         self.run_id: str | None = None
         self.ghn_name = ""
 
@@ -137,6 +140,8 @@ class _Search:
                 opening = background.submit(self._open_run, info, path)
                 self._score(ghn)
                 self.run_id = opening.result()
+                if self.options.calibrate:
+                    self._calibrate(ghn, self.options.calibrate)
                 self._train(ghn)
             except KeyboardInterrupt:
                 result = self._finish("killed", background)
@@ -222,6 +227,8 @@ class _Search:
                     assert architecture.decisions is not None
                     network = self.space.replay(architecture.decisions, self.full_scale)
                     self.table.add(architecture, one, network.n_parameters, network.flops)
+                    if self.options.calibrate:
+                        self.calibrator.add(architecture, one)
                 self.table.flush()
                 self.seconds["score"] = time.monotonic() - start
                 self.watcher.scored(self.table.rows, o.candidates, self.seconds["score"])
@@ -230,22 +237,45 @@ class _Search:
             n = len(self.table.rows)
             self.watcher.message(f"The space has only {n:,} distinct architectures: all of them are scored.")
 
+    @property
+    def epochs(self) -> int:
+        given = self.options.epochs
+        return default_epochs(len(self.dataset.train.labels), self.device) if given is None else given
+
+    def _calibrate(self, ghn: GHN, n: int) -> None:
+        """Rounds of training some candidates and ranking all again by what they reached on the val split."""
+        for k, size in enumerate(round_sizes(n), start=1):
+            done = {row.digest: row.training.val_accuracy for row in self.table.rows if row.training is not None}
+            chosen = self.calibrator.pick(self.table.ranked(), done, size)
+            if not chosen:
+                return
+            self.watcher.message(f"Calibration, round {k}: training {len(chosen)} for {self.epochs} epochs ...")
+            self._train_some(ghn, chosen)
+            done = {row.digest: row.training.val_accuracy for row in self.table.rows if row.training is not None}
+            try:
+                self.calibrator.rescore(self.table.rows, done)
+                self.calibrated = True
+            except HypernasError as error:  # networks that failed, or that reached the same accuracy
+                self.watcher.message(f"The ranking stays as it is: {error}")
+
     def _train(self, ghn: GHN) -> None:
         o = self.options
-        epochs = default_epochs(len(self.dataset.train.labels), self.device) if o.epochs is None else o.epochs
-        chosen = [row for row in self.table.ranked() if row.score is not None][: o.top if epochs else 0]
-        if not chosen:
-            return
+        ranked = [row for row in self.table.ranked() if row.score is not None][: o.top if self.epochs else 0]
+        chosen = [row for row in ranked if row.training is None]
         if o.top > len(self.table.rows):
             self.watcher.message(f"--top {o.top} is more than the {len(self.table.rows)} candidates: all are trained.")
-        start = time.monotonic()
-        self.watcher.message(f"Training the best {len(chosen)} for {epochs} epochs, from {o.init} weights ...")
+        if chosen:
+            self.watcher.message(f"Training the best {len(chosen)} for {self.epochs} epochs, from {o.init} weights ...")
+            self._train_some(ghn, chosen)
+
+    def _train_some(self, ghn: GHN, chosen: Sequence[Candidate]) -> None:
+        start, before = time.monotonic(), self.seconds["train"]
         with WorkerPool(self.device) as pool:
-            futures = {pool.submit(self._train_one, ghn, row, epochs): row for row in chosen}
+            futures = {pool.submit(self._train_one, ghn, row, self.epochs): row for row in chosen}
             try:
                 for future in as_completed(futures):
                     self._keep(futures[future], future)
-                    self.seconds["train"] = time.monotonic() - start
+                    self.seconds["train"] = before + time.monotonic() - start
                 self.stop.check()
             except KeyboardInterrupt:
                 for future, row in futures.items():  # those that came to their end are kept
@@ -255,7 +285,7 @@ class _Search:
             finally:
                 for future in futures:
                     future.cancel()
-                self.seconds["train"] = time.monotonic() - start
+                self.seconds["train"] = before + time.monotonic() - start
 
     def _train_one(self, ghn: GHN, row: Candidate, epochs: int) -> TrainingReport:
         o = self.options
@@ -311,6 +341,7 @@ class _Search:
             candidates,
             self.seconds,
             state,
+            self.calibrated,
         )
         self._save(result)
         background.shutdown(wait=True)

@@ -14,6 +14,7 @@ from hypernas.spaces.space import Scale
 __all__ = ["INITS", "SearchOptions", "check_seed", "check_size", "check_writable"]
 
 INITS = ("emitted", "random")
+MIN_CALIBRATE = 3  # what a calibration learns from at least
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class SearchOptions:
         cells, width: of the networks that are trained; None for the space's full scale.
         pretrain_steps: of meta-training where no GHN is found; None for a default that fits the data set.
         score_images: val images that a candidate is scored on, at most.
+        calibrate: networks to train for learning how far to trust each signal, before the best are chosen.
     """
 
     space: str
@@ -43,6 +45,7 @@ class SearchOptions:
     ghn: Path | None = None
     pretrain_steps: int | None = None
     score_images: int = 512
+    calibrate: int | None = None
     tracking_uri: str | None = None
     command: str = ""
 
@@ -65,6 +68,12 @@ class SearchOptions:
                 )
         if self.epochs is not None and self.epochs < 0:
             raise UsageError("--epochs is 0 (rank only) or more", value=self.epochs)
+        if self.calibrate is not None and self.calibrate < MIN_CALIBRATE:
+            raise UsageError(
+                f"--calibrate is at least {MIN_CALIBRATE} networks", value=self.calibrate, remedy="From ten on it pays."
+            )
+        if self.calibrate is not None and self.epochs == 0:
+            raise UsageError("--calibrate trains networks", value="--epochs 0", remedy="Leave one of them out.")
         check_seed(self.seed)
         if self.score_images < 2:
             raise UsageError("--score-images is at least 2", value=self.score_images)

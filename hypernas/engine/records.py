@@ -109,6 +109,7 @@ class SearchResult:
     candidates: list[Candidate]
     seconds: dict[str, float] = field(default_factory=dict)  # pretrain, score, train, total
     state: str = "finished"
+    calibrated: bool = False  # scores are then predicted val accuracies (per cent), with their standard deviation
 
     def to_json(self, top: int) -> dict[str, Any]:
         """One JSON object: the search and the first ``max(top, 20)`` rows of its ranking."""

@@ -85,9 +85,13 @@ def describe(result: SearchResult, status: str, command: str | None, top: int = 
         lines += ["", f"Not scored: {failed:,}; these rank last, with the reason in column `error`."]
     lines += [
         "",
-        "Score: mean log-rank of the training-free signals within a reference sample of the space, ± its standard "
-        "error; higher is better, about 0 in the middle. Accuracies in per cent, after full training. FLOPs are "
-        "multiply-accumulates of one image.",
+        (
+            "Score: val accuracy (per cent) that the calibration predicts, ± its standard deviation."
+            if result.calibrated
+            else "Score: mean log-rank of the training-free signals within a reference sample of the space, ± its "
+            "standard error; higher is better, about 0 in the middle."
+        )
+        + " Accuracies in per cent, after full training. FLOPs are multiply-accumulates of one image.",
         "",
         f"Scored at `{result.scoring_scale.name}`, trained at `{result.full_scale.name}`. {_times(result.seconds)}",
         "",
