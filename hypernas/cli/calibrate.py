@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from hypernas.graphs.architecture import Architecture
     from hypernas.ranking.features import Features
+    from hypernas.ranking.rows import Reader
     from hypernas.ranking.tables import ColumnTable
     from hypernas.spaces.space import SearchSpace
 
@@ -141,10 +142,11 @@ def read_tables(
     table = read_scores(scores, [prior_column, *names], "--scores")
     column = find_truth_column(truth, truth_column)
     true = read_truth(truth, [column])
-    digests, graphs = _graphs(table, space, progress)
+    reader = _reader(space)
+    digests, graphs = _graphs(table, reader, progress)
     # the join gives values, and what is wanted is rows
     rows = replace(table, columns={"row": np.arange(len(table), dtype=np.float64)}, digests=digests)
-    joined = join([ScoreColumn("row", "row", rows)], _named_alike(true, table, digests, space), column)
+    joined = join([ScoreColumn("row", "row", rows)], _named_alike(true, table, digests, reader), column)
     features = Features.of({name: table.columns[name] for name in names}, graphs)
     trained, values = _one_each(joined.scores["row"].astype(np.intp), joined.truth, digests)
     notes = [*features.notes, *joined.notes]
@@ -229,10 +231,10 @@ def _is_number(cell: str) -> bool:
 
 
 def _graphs(
-    table: ColumnTable, space: SearchSpace | None, progress: Callable[[str, int, int], None]
+    table: ColumnTable, reader: Reader | None, progress: Callable[[str, int, int], None]
 ) -> tuple[list[str] | None, list[dict[str, float]] | None]:
     """Digest and features of every row, each network built once; without a space, the file's digests and None."""
-    if space is None:
+    if reader is None:
         return table.digests, None
     from hypernas.ranking.features import architecture_features
 
@@ -241,7 +243,7 @@ def _graphs(
     for i, text in enumerate(table.architectures):
         digest = table.digests[i] if table.digests else ""
         if digest not in found:
-            architecture = _built(space, text, f"{table.path}, line {table.lines[i]}")
+            architecture = _built(reader, text, f"{table.path}, line {table.lines[i]}")
             digest = architecture.digest
             if digest not in found:
                 found[digest] = architecture_features(architecture)
@@ -250,17 +252,26 @@ def _graphs(
     return digests, [found[digest] for digest in digests]
 
 
-def _built(space: SearchSpace, text: str, where: str) -> Architecture:
+def _reader(space: SearchSpace | None) -> Reader | None:
+    """Of strings in a space: reads what `rank` does."""
+    if space is None:
+        return None
+    from hypernas.ranking.rows import Reader
+
+    return Reader(space, space.default_scale, lambda text: None, lambda: None)
+
+
+def _built(reader: Reader, text: str, where: str) -> Architecture:
     from hypernas.errors import SpaceError
 
     try:
-        return space.replay(space.parse(text))
+        return reader.architecture(text)
     except SpaceError as error:
         raise SpaceError(f"{where}: {error.rule}", value=error.value, remedy=error.remedy) from None
 
 
 def _named_alike(
-    true: ColumnTable, table: ColumnTable, digests: Sequence[str] | None, space: SearchSpace | None
+    true: ColumnTable, table: ColumnTable, digests: Sequence[str] | None, reader: Reader | None
 ) -> ColumnTable:
     """The truth with each network called as the scores call it, where it is there by its digest."""
     texts = set(table.architectures)
@@ -270,8 +281,8 @@ def _named_alike(
     names = []
     for i, text in enumerate(true.architectures):
         digest = text if true.digests is None else true.digests[i]
-        if text not in texts and digest not in by_digest and space is not None:
-            digest = _built(space, text, f"{true.path}, line {true.lines[i]}").digest
+        if text not in texts and digest not in by_digest and reader is not None:
+            digest = _built(reader, text, f"{true.path}, line {true.lines[i]}").digest
         names.append(text if text in texts else by_digest.get(digest, text))
     return replace(true, architectures=names)
 

@@ -112,13 +112,16 @@ def join(
 
 
 def _digester(space: SearchSpace, progress: Progress) -> Callable[[ColumnTable], list[str]]:
+    from hypernas.ranking.rows import Reader
+
+    reader = Reader(space, space.default_scale, lambda text: None, lambda: None)  # reads what `rank` does
     known: dict[str, str] = {}
 
     def digests(table: ColumnTable) -> list[str]:
         for i, text in enumerate(table.architectures):
             if text not in known:
                 try:
-                    known[text] = space.replay(space.parse(text)).digest
+                    known[text] = reader.architecture(text).digest
                 except SpaceError as error:
                     raise SpaceError(
                         f"{table.path}, line {table.lines[i]}: {error.rule}", value=error.value, remedy=error.remedy

@@ -20,7 +20,7 @@ from hypernas.engine.options import check_size
 from hypernas.errors import CheckpointError
 from hypernas.graphs.architecture import Architecture
 from hypernas.hypernet.checkpoint import load_checkpoint
-from hypernas.hypernet.finding import find_ghn, ghn_folder
+from hypernas.hypernet.finding import find_ghn, ghn_folder, shipped_folder
 from hypernas.hypernet.ghn import GHN
 from hypernas.hypernet.meta_train import Progress
 from hypernas.interrupts import StopRequest
@@ -33,13 +33,13 @@ from hypernas.spaces.space import Scale, SearchSpace
 
 __all__ = ["DEFAULT_WEIGHTS", "GHN_WEIGHTS", "Ranked", "Ranker", "choose_signals", "make_ranker", "obtain_ranker"]
 
-# Weights of the signals, the same for all spaces; docs/ranking.md says how they were chosen. What says how good a
-# network is counts once; what says how well gradients and patterns get through it, which tells good networks from very
-# good ones and little else, a quarter.
+# Weights of the signals, the same for all spaces; docs/ranking.md says how they were chosen. What tells good networks
+# from bad ones counts once, size a half; what tells very good ones from good ones, and little else, a quarter.
 DEFAULT_WEIGHTS = {
     "ghn_loss": 1.0,
     "synflow_emitted": 1.0,
-    "jacov": 1.0,
+    "jacov_stem": 1.0,
+    "log_flops": 0.5,
     "trainability": 0.25,
     "progressivity_emitted": 0.25,
     "naswot_emitted": 0.25,
@@ -176,8 +176,9 @@ def make_ranker(
     weights, measured = signals or choose_signals("default")
     measurer = Measurer(space, ghn, dataset, scale, measured, device, n_val=n_val)
     fingerprint = _fingerprint(space, dataset, ghn, scale, measured, device, n_val)
-    path = ghn_folder() / "reference" / f"{fingerprint[:24]}.json"
-    reference = load_reference(path, measured)
+    name = f"{fingerprint[:24]}.json"
+    path = ghn_folder() / "reference" / name
+    reference = load_reference(path, measured) or load_reference(shipped_folder() / "reference" / name, measured)
     if reference is None:
         say(f"Measuring {N_REFERENCE} reference architectures of {space.name} (once for this GHN and data) ...")
         reference = measure_reference(measurer, dataset, n_val, stop)

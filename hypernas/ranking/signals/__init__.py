@@ -51,6 +51,7 @@ def _table() -> dict[str, Signal]:
     anywhere = [
         ("naswot", patterns, "Mellor et al. 2021"),
         ("jacov", jacov, "Mellor et al. 2020"),
+        ("jacov_stem", jacov, "after Mellor et al. 2020: of the first block's output, averaged over windows"),
         ("synflow", synflow, "Tanaka et al. 2020"),
         ("snip", saliency, "Lee et al. 2019"),
         ("grad_norm", saliency, "Abdelfattah et al. 2021"),

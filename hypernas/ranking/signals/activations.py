@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import torch
 from torch import Tensor
@@ -58,6 +59,8 @@ def features(subject: Subject) -> dict[str, float]:
 
     with torch.inference_mode():
         subject.run(subject.images.train[0][0], call=call)
+    if any(math.isnan(entropy) for entropy in entropies):  # a minimum may pass over one
+        return {"expressivity": math.nan, "progressivity": math.nan}
     steps = [after - before for before, after in itertools.pairwise(entropies)]
     return {"expressivity": sum(entropies), "progressivity": min(steps, default=0.0)}
 
@@ -65,7 +68,10 @@ def features(subject: Subject) -> dict[str, float]:
 def _entropy(output: Tensor) -> float:
     values = output.transpose(0, 1).flatten(1).double()
     values = values - values.mean(dim=1, keepdim=True)
-    spectrum = torch.linalg.eigvalsh(values @ values.T).clamp_min(0)
+    covariance = values @ values.T
+    if not covariance.isfinite().all():  # LAPACK raises, and every other network of the ranking would be lost
+        return math.nan
+    spectrum = torch.linalg.eigvalsh(covariance).clamp_min(0)
     share = spectrum / spectrum.sum().clamp_min(1e-30)
     return -float(torch.special.xlogy(share, share).sum())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from hypernas.ranking.signals.subject import Subject, apply_step, block_outputs,
 
 __all__ = ["grasp", "jacov", "saliency", "synflow", "trainability", "zico"]
 
+WINDOW = 4  # pixels a side that the smoothed gradient is averaged over
 JITTER = 1e-5  # that of the paper's code, for eigenvalues of the correlation matrix
 
 
@@ -61,16 +63,36 @@ def grasp(subject: Subject) -> dict[str, float]:
 
 
 def jacov(subject: Subject) -> dict[str, float]:
-    """Jacobian covariance (Mellor et al. 2020, first version of *NAS without Training*).
+    """Jacobian covariance (Mellor et al. 2020, first version of *NAS without Training*), and a smoothed variant.
 
-    The sum over eigenvalues v of the correlation of the images' input gradients of log v + 1 / v; here minus its
-    logarithm, which keeps the order, so that one unlucky draw does not outweigh the others.
+    The sum over eigenvalues v of the correlation of the images' gradients of log v + 1 / v; here minus its logarithm,
+    which keeps the order, so that one unlucky draw does not outweigh the others. ``jacov`` takes the gradients with
+    respect to the images. ``jacov_stem`` takes those with respect to the first block's output, averaged over windows:
+    at single pixels, strides and max-poolings leave patterns that have little to do with what the network tells apart.
     """
+    blocks = block_outputs(subject.architecture)
+    seen: list[Tensor] = []
+
+    def call(step: Step, inputs: list[Tensor]) -> Tensor:
+        output = apply_step(step, inputs)
+        if blocks and step.name == blocks[0]:
+            seen.append(output)
+        return output
+
     x = subject.images.train[0][0].detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(subject.run(x).sum(), x)
-    correlation = torch.corrcoef(gradient.flatten(1).double()).nan_to_num(0.0)
+    total = subject.run(x, call=call).sum()
+    of_images, *of_stem = torch.autograd.grad(total, [x, *seen], allow_unused=True, materialize_grads=True)
+    smooth = of_stem[0] if of_stem else of_images
+    if smooth.dim() == 4:
+        smooth = F.avg_pool2d(smooth, min(WINDOW, *smooth.shape[2:]))
+    return {"jacov": _independence(of_images), "jacov_stem": _independence(smooth)}
+
+
+def _independence(gradients: Tensor) -> float:
+    """(n, ...) -> how little the images' gradients correlate."""
+    correlation = torch.corrcoef(gradients.flatten(1).double()).nan_to_num(0.0)
     eigenvalues = torch.linalg.eigvalsh(correlation).clamp_min(0) + JITTER
-    return {"jacov": -log((eigenvalues.log() + 1 / eigenvalues).sum().item())}
+    return -log((eigenvalues.log() + 1 / eigenvalues).sum().item())
 
 
 def synflow(subject: Subject) -> dict[str, float]:
@@ -150,5 +172,7 @@ def _gradient_flow(gradient: Tensor, signs: Tensor) -> float:
     ratio = gradient.shape[2:].numel() / size.numel()
     gathered = F.adaptive_avg_pool2d(gradient, (size[0], size[1])) * ratio  # the sum over each window
     jacobian = torch.einsum("nihw,nohw->io", gathered, signs) / (signs.shape[0] * size.numel())
+    if not jacobian.isfinite().all():  # LAPACK raises, and every other network of the ranking would be lost
+        return math.nan
     s = max(float(torch.linalg.matrix_norm(jacobian.double(), 2)), 1e-6)
     return 2 - s - 1 / s
