@@ -236,7 +236,8 @@ def test_gradients_are_those_of_the_mean_loss_through_the_emission(digits: Datas
 
 def test_meta_training_learns_what_helps_architectures_that_it_never_saw(digits: Dataset) -> None:
     scale = dataclasses.replace(TINY, width=8)
-    settings = dataclasses.replace(SETTINGS, steps=150, n_images=64, learning_rate=2e-2, augment=False)
+    # seeds 0 to 5 end at 17 to 32 % (median 26); this one is in the middle
+    settings = dataclasses.replace(SETTINGS, steps=150, n_images=64, learning_rate=2e-2, augment=False, seed=1)
     losses: list[float] = []
     _, info = run(digits, settings, scale=scale, report=lambda progress: losses.append(progress.loss))
     assert len(losses) == 150

@@ -77,7 +77,7 @@ CASES: dict[str, list[Case]] = {
         Case(((6, 4),), {"groups": 1}),
         Case(((6,), (6,), (6,)), {"groups": 2}),
     ],
-    **dict.fromkeys(("relu", "relu6", "gelu", "silu", "sigmoid", "identity"), ELEMENTWISE),
+    **dict.fromkeys(("relu", "relu6", "gelu", "silu", "sigmoid", "identity", "zeros"), ELEMENTWISE),
     "add": JOINED,
     "multiply": JOINED,
     "concat": [
@@ -172,7 +172,8 @@ def test_the_inputs_stay_as_they_are_and_get_gradients(op: str, case: Case) -> N
     result = apply(op, case, inputs)
     gradients = torch.autograd.grad((result * torch.randn_like(result)).sum(), inputs)
     assert all(torch.equal(x, copy) for x, copy in zip(inputs, before, strict=True))
-    assert all(g.shape == x.shape and g.abs().sum() > 0 for g, x in zip(gradients, inputs, strict=True))
+    assert all(g.shape == x.shape for g, x in zip(gradients, inputs, strict=True))
+    assert all((g.abs().sum() > 0) == (op != "zeros") for g in gradients)
 
 
 @pytest.mark.parametrize(("op", "case"), [row for row in APPLIED if len(row.values[1].shapes[0]) == 3])
@@ -302,6 +303,12 @@ def test_activations_are_those_of_torch(op: str) -> None:
     case = Case(((3, 40),))
     x = 5 * inputs_of(case)[0]  # some beyond 6
     close(apply(op, case, [x]), ACTIVATIONS[op]()(x))
+
+
+@pytest.mark.parametrize(("op", "case"), of("zeros"))
+def test_zeros_are_zeros(op: str, case: Case) -> None:
+    (x,) = inputs_of(case)
+    close(apply(op, case, [x]), torch.zeros_like(x))
 
 
 @pytest.mark.parametrize(("op", "case"), of("max_pool"))

@@ -21,13 +21,14 @@ from torch import Tensor, nn
 from hypernas import GHN, Architecture, Builder, load_space
 from hypernas.errors import UsageError
 from hypernas.graphs.architecture import Node
-from hypernas.networks.interpreter import compile_program
+from hypernas.networks.interpreter import Step, compile_program
 from hypernas.ranking.signals import SIGNALS, Images, Probe, Subject, block_outputs, is_constant, plan, signal
+from hypernas.ranking.signals.subject import apply_step
 from hypernas.spaces.finding import shipped_spaces
 
 KEYS = sorted({one.key for one in SIGNALS.values() if one.probe is not None})
 PROBES: dict[str, Probe] = {one.key: one.probe for one in SIGNALS.values() if one.probe is not None}
-OF_BLOCKS = ("expressivity", "progressivity", "trainability")
+OF_BLOCKS = ("expressivity", "progressivity", "trainability", "jacov_stem")
 TINY = 1e-30  # what a logarithm is taken of in place of zero
 
 
@@ -261,7 +262,35 @@ def test_jacov_is_of_the_correlation_of_input_gradients(pair: Pair) -> None:
     rows /= np.sqrt((rows**2).sum(1, keepdims=True))
     correlation = np.array([[float((a * b).sum()) for b in rows] for a in rows])
     values = np.linalg.eigvals(correlation).real + 1e-5
-    assert value(subject, "jacov") == pytest.approx(-sum(math.log(v) + 1 / v for v in values), rel=1e-6)
+    assert value(subject, "jacov") == pytest.approx(-math.log(sum(math.log(v) + 1 / v for v in values)), rel=1e-6)
+
+
+def test_jacov_stem_is_of_the_first_blocks_gradient_averaged_over_windows(pair: Pair) -> None:
+    subject, _ = pair
+    seen: list[torch.Tensor] = []
+    first = block_outputs(subject.architecture)[0]
+
+    def spy(step: Step, inputs: list[torch.Tensor]) -> torch.Tensor:
+        output = apply_step(step, inputs)
+        if step.name == first:
+            seen.append(output)
+        return output
+
+    logits = subject.run(subject.images.train[0][0].clone().requires_grad_(), call=spy)
+    (gradient,) = torch.autograd.grad(logits.sum(), seen)
+    n, channels, height, width = gradient.shape
+    side = min(4, height, width)
+    rows = np.zeros((n, channels * (height // side) * (width // side)))
+    for image in range(n):
+        means = [
+            gradient[image, c, i : i + side, j : j + side].mean().item()
+            for c in range(channels)
+            for i in range(0, height - side + 1, side)
+            for j in range(0, width - side + 1, side)
+        ]
+        rows[image] = means
+    values = np.linalg.eigvalsh(np.corrcoef(rows)).clip(0) + 1e-5
+    assert value(subject, "jacov_stem") == pytest.approx(-math.log(sum(math.log(v) + 1 / v for v in values)), rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -722,6 +751,15 @@ def test_operations_on_parameters_are_no_blocks() -> None:
     architecture = head(g, g.relu(x))
     assert "product" not in block_outputs(architecture)
     assert all(math.isfinite(value) for value in measure(make_subject(architecture)).values())
+
+
+@pytest.mark.parametrize("factor", [math.nan, math.inf])
+def test_what_is_not_finite_raises_nothing(factor: float) -> None:
+    """Networks that overflow get an error in their row; the others of the ranking go on."""
+    subject = make_subject(build(KINDS))
+    weights = tuple(weight * factor for weight in subject.weights)
+    values = measure(Subject(subject.architecture, subject.program, weights, subject.images))
+    assert all(math.isnan(values[key]) for key in ("expressivity", "progressivity", "trainability", "ghn_loss"))
 
 
 # --- blocks --------------------------------------------------------------------------------------------------------
