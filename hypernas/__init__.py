@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from hypernas.version import __version__
 
 if TYPE_CHECKING:
-    from hypernas.api import load_ghn, score, search, train
+    from hypernas.api import load_ghn, rank, score, search, train
     from hypernas.data import Dataset, load_dataset
     from hypernas.engine.records import SearchResult
     from hypernas.errors import HypernasError
@@ -44,13 +44,14 @@ __all__ = [
     "load_ghn",
     "load_network",
     "load_space",
+    "rank",
     "score",
     "search",
     "train",
 ]
 
 _WHERE = {
-    "hypernas.api": ("load_ghn", "score", "search", "train"),
+    "hypernas.api": ("load_ghn", "rank", "score", "search", "train"),
     "hypernas.data": ("Dataset", "load_dataset"),
     "hypernas.errors": ("HypernasError",),
     "hypernas.graphs.architecture": ("Architecture",),

@@ -16,13 +16,14 @@ from hypernas.hypernet.checkpoint import load_checkpoint
 from hypernas.hypernet.finding import find_ghn
 from hypernas.hypernet.ghn import GHN
 from hypernas.networks.network import Network, random_weights
+from hypernas.ranking.rank_run import RankOptions, RankResult, run_rank
 from hypernas.ranking.scoring import Score, Scorer
 from hypernas.runtime import WorkerPool, keep_freed_memory, resolve_device
 from hypernas.spaces.finding import load_space
 from hypernas.spaces.space import Scale, SearchSpace
 from hypernas.training.full import TrainSettings, default_epochs, train_network
 
-__all__ = ["load_ghn", "score", "search", "train"]
+__all__ = ["load_ghn", "rank", "score", "search", "train"]
 
 
 def _dataset(data: str | Path | Dataset, data_dir: Path | None, preferred: Sequence[str] = ()) -> Dataset:
@@ -131,10 +132,29 @@ def search(space: str, **options: Any) -> SearchResult:
     Raises:
         HypernasError: for whatever cannot be used or found.
     """
-    known = set(SearchOptions.__dataclass_fields__)
+    _check_fields(SearchOptions, options)
+    return run_search(SearchOptions(space=space, **options))
+
+
+def rank(space: str, **options: Any) -> RankResult:
+    """Rank architectures without training them, and write the table.
+
+    Keywords are the fields of ``RankOptions``, which are the options of ``hypernas rank``.
+
+    >>> import hypernas
+    >>> hypernas.rank("nasbench201", sample=100, data="cifar10", out="scores.csv")  # doctest: +SKIP
+
+    Raises:
+        HypernasError: for whatever cannot be used or found, or where no row could be ranked.
+    """
+    _check_fields(RankOptions, options)
+    return run_rank(RankOptions(space=space, **options))
+
+
+def _check_fields(cls: type[SearchOptions] | type[RankOptions], options: dict[str, Any]) -> None:
+    known = set(cls.__dataclass_fields__)
     unknown = sorted(set(options) - known)
     if unknown:
         raise UsageError(
-            "Options are fields of SearchOptions", value=unknown, remedy=f"Known: {', '.join(sorted(known))}."
+            f"Options are fields of {cls.__name__}", value=unknown, remedy=f"Known: {', '.join(sorted(known))}."
         )
-    return run_search(SearchOptions(space=space, **options))

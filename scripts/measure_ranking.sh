@@ -19,7 +19,7 @@ run python scripts/calibrate_curve.py --scores "$out/scores.csv" --truth "$out/r
 
 # the best fusion without anything emitted: chosen on the other half
 cut -d, -f1 "$truth/nasbench201_cifar10_dev.csv" > "$out/cells.csv"
-free=jacov,jacov_stem,synflow,naswot,trainability,progressivity,expressivity,zico,log_params,log_flops
+free=jacov,jacov_stem,synflow,naswot,trainability,expressivity,log_params,log_flops
 run hypernas rank --space nasbench201 --architectures "$out/cells.csv" --data cifar10 --data-dir "$data" \
     --signals $free --out "$out/free.csv"
 run python scripts/best_fusion.py --scores "$out/free.csv" --choose "$out/choose.csv" --report "$out/report.csv" \

@@ -53,6 +53,14 @@ def test_search(cache: Path, tiny_space: Path, runs_folder: Path) -> None:
     assert (runs_folder / "searches" / result.search_id / "search.json").is_file()
 
 
+def test_rank(cache: Path, tiny_space: Path, tmp_path: Path) -> None:
+    result = hypernas.rank(str(tiny_space), data="digits", sample=4, out=str(tmp_path / "scores.csv"))
+    assert (result.n_rows, result.n_bad) == (4, 0)
+    assert len((tmp_path / "scores.csv").read_text().splitlines()) == 5
+    with pytest.raises(UsageError, match=r"RankOptions.*samples"):
+        hypernas.rank(str(tiny_space), samples=4)
+
+
 def test_load_ghn_from_a_file(cache: Path, digits: Dataset, tiny_space: Path) -> None:
     space = hypernas.load_space("cifar_cells")
     path = cache_path(space, digits, space.scoring_scale(digits.input_shape, digits.n_classes))

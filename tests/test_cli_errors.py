@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from hypernas.data import Dataset, load_dataset
 from hypernas.hypernet.finding import cache_path
+from hypernas.ranking import reference
 from hypernas.spaces import finding
 from hypernas.spaces.finding import load_space
 
@@ -342,7 +343,10 @@ def test_images_too_small_for_the_reductions(cli: InProcess, tmp_path: Path) -> 
     refused(cli("pretrain", "--data", path, "--steps", 1, "--out", out), "at least 2 pixels", "(1, 1, 1)")
 
 
-def test_images_just_large_enough_and_not_square(cli: InProcess, tmp_path: Path, runs_folder: Path) -> None:
+def test_images_just_large_enough_and_not_square(
+    cli: InProcess, tmp_path: Path, runs_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reference, "N_REFERENCE", 8)
     for shape in ((40, 2, 2), (40, 12, 10), (40, 3, 40)):
         path = npz(tmp_path / f"s{shape[1]}x{shape[2]}.npz", pixels(*shape), LABELS)
         command = ["search", "--data", path, "--candidates", 2, "--top", 1, "--epochs", 1, "--pretrain-steps", 1]

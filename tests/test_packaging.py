@@ -87,7 +87,8 @@ def test_every_folder_with_modules_is_a_package() -> None:
 
 
 def test_types_and_checkpoints_are_packed(packed: set[str]) -> None:
-    checkpoints = {short(path) for path in (ROOT / "hypernas" / "checkpoints").glob("*.safetensors")}
+    folder = ROOT / "hypernas" / "checkpoints"
+    checkpoints = {short(path) for kind in ("*.safetensors", "reference/*.json") for path in folder.glob(kind)}
     assert {name for name in packed if not name.endswith(".py")} == {"hypernas/py.typed", *checkpoints}
 
 
