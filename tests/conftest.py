@@ -8,6 +8,8 @@ import torch
 from hypernas.data import Dataset, load_dataset
 from hypernas.hypernet.finding import cache_path
 from hypernas.hypernet.meta_train import MetaSettings, meta_train
+from hypernas.ranking import reference
+from hypernas.ranking.ranker import make_ranker
 from hypernas.spaces.finding import load_space
 
 torch.set_num_threads(1)
@@ -46,14 +48,20 @@ def tiny_space(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def filled_cache(tmp_path_factory: pytest.TempPathFactory, tiny_space: Path, digits: Dataset) -> Path:
-    """A cache folder with a barely trained GHN on digits for ``cifar_cells`` and for the tiny space."""
+    """A cache folder with a barely trained GHN on digits for ``cifar_cells`` and for the tiny space.
+
+    With their reference samples for the CPU, of 16 architectures: measuring all 256 takes a minute.
+    """
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HYPERNAS_CACHE", str(folder))
+        patch.setattr(reference, "N_REFERENCE", 16)
         for name in ("cifar_cells", str(tiny_space)):
             space = load_space(name)
             scale = space.scoring_scale(digits.input_shape, digits.n_classes)
-            meta_train(space, digits, scale, MetaSettings(steps=3), out=cache_path(space, digits, scale), n_workers=1)
+            path = cache_path(space, digits, scale)
+            ghn, info = meta_train(space, digits, scale, MetaSettings(steps=3), out=path, n_workers=1)
+            make_ranker(space, digits, ghn, info.name, scale, torch.device("cpu"), say=lambda text: None)
     return folder
 
 

@@ -284,7 +284,7 @@ _register(_elementwise("relu6", F.relu6))
 _register(_elementwise("gelu", F.gelu))
 _register(_elementwise("silu", F.silu))
 _register(_elementwise("sigmoid", torch.sigmoid))
-# the `none` of cell spaces: whatever comes in, zeros go on
+# the `none` of cell spaces: whatever finite comes in, zeros go on (a product, so that gradients find a path)
 _register(_elementwise("zeros", lambda x: x * 0))
 _register(Primitive("identity", (1, 1), _same, lambda inputs, attributes, training: inputs[0], {}))
 

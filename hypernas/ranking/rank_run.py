@@ -209,7 +209,10 @@ def run_rank(options: RankOptions, watcher: RankWatcher | None = None, *, obtain
             n_architectures = file.rank()
             write_scores(options.out, file.finished(), ranker.columns)
             if options.explain is not None:
-                write_explanation(options.explain, file.finished(), ranker.columns)
+                moved: dict[str, float] = next(
+                    (row.rest["moved"] for row in file.finished() if row.rest.get("moved")), {}
+                )
+                write_explanation(options.explain, file.finished(), tuple(moved))
             first = file.first_error()
             reason = None if first is None else f"row {first[0]:,}: {first[1]}"
             result = RankResult(options.out, file.n_rows, n_architectures, file.n_bad(), reason)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +105,10 @@ class Ranker:
         if m.error is not None:
             return Ranked(digest, None, None, {}, {}, m.params, m.flops, m.seconds, error=m.error)
         fusion = self.fusion
+        bad = [name for name in fusion.weights if math.isnan(m.values.get(name, 0.0))]
+        if bad:
+            reason = f"signals are not numbers: {', '.join(bad)}"
+            return Ranked(digest, None, None, {}, {}, m.params, m.flops, m.seconds, error=reason)
         # a network that ignores its images is given the floor of every signal: nothing is worse
         values = {name: scale.floor for name, scale in fusion.scales.items()} if m.constant else dict(m.values)
         arrays = {name: np.array([values[name]]) for name in fusion.weights}
