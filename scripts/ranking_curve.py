@@ -65,7 +65,7 @@ def draw(found: list[tuple[int, str, float, float, float, float]], path: Path, n
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8.4, 3.8), layout="constrained")
     for scale in dict.fromkeys(row[1] for row in found):
         rows = [row for row in found if row[1] == scale]
         for column, label, style in (
@@ -77,7 +77,7 @@ def draw(found: list[tuple[int, str, float, float, float, float]], path: Path, n
     axes.axhline(0, color="grey", linewidth=0.8)
     axes.set(xlabel="architecture-steps of meta-training", ylabel="Kendall tau of the GHN's val loss")
     axes.set_title(f"Ranking by the emitted weights' loss alone, {n} cells")
-    axes.legend(fontsize=7)
+    figure.legend(fontsize=7, loc="outside right upper")
     figure.savefig(path, dpi=120)
 
 
