@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from hypernas.errors import UsageError, close_matches
-from hypernas.ranking.signals.activations import features, patterns, zen
-from hypernas.ranking.signals.gradients import grasp, jacov, saliency, synflow, trainability, zico
+from hypernas.ranking.signals.activations import activations, zen
+from hypernas.ranking.signals.gradients import grasp, jacobians, saliency, synflow, zico
 from hypernas.ranking.signals.losses import adapted_loss, val_loss
 from hypernas.ranking.signals.subject import Images, Subject, block_outputs, is_constant
 
@@ -49,9 +49,9 @@ def _table() -> dict[str, Signal]:
         ("ghn_loss_adapted", adapted_loss, "minus val loss after 8 steps of SGD from emitted weights"),
     ]
     anywhere = [
-        ("naswot", patterns, "Mellor et al. 2021"),
-        ("jacov", jacov, "Mellor et al. 2020"),
-        ("jacov_stem", jacov, "after Mellor et al. 2020: of the first block's output, averaged over windows"),
+        ("naswot", activations, "Mellor et al. 2021"),
+        ("jacov", jacobians, "Mellor et al. 2020"),
+        ("jacov_stem", jacobians, "after Mellor et al. 2020: of the first block's output, averaged over windows"),
         ("synflow", synflow, "Tanaka et al. 2020"),
         ("snip", saliency, "Lee et al. 2019"),
         ("grad_norm", saliency, "Abdelfattah et al. 2021"),
@@ -59,9 +59,9 @@ def _table() -> dict[str, Signal]:
         ("grasp", grasp, "Wang et al. 2020"),
         ("zen", zen, "Lin et al. 2021"),
         ("zico", zico, "Li et al. 2023"),
-        ("expressivity", features, "AZ-NAS, Lee and Ham 2024"),
-        ("progressivity", features, "AZ-NAS, Lee and Ham 2024"),
-        ("trainability", trainability, "AZ-NAS, Lee and Ham 2024"),
+        ("expressivity", activations, "AZ-NAS, Lee and Ham 2024"),
+        ("progressivity", activations, "AZ-NAS, Lee and Ham 2024"),
+        ("trainability", jacobians, "AZ-NAS, Lee and Ham 2024"),
     ]
     of_graph = [
         ("params", "log of the parameters of the network at full scale"),

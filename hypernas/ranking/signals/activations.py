@@ -11,21 +11,27 @@ from torch import Tensor
 from hypernas.networks.interpreter import Step
 from hypernas.ranking.signals.subject import Subject, apply_step, block_outputs, log
 
-__all__ = ["features", "patterns", "zen"]
+__all__ = ["activations", "zen"]
 
 RIDGE = 1e-6  # of the kernel's diagonal: keeps the determinant finite where two images have equal patterns
 ACTIVATIONS = ("relu", "relu6")
 PERTURBATION = 0.01
 
 
-def patterns(subject: Subject) -> dict[str, float]:
-    """NASWOT (Mellor et al. 2021, *Neural Architecture Search without Training*, equation 2).
+def activations(subject: Subject) -> dict[str, float]:
+    """NASWOT, and expressivity and progressivity of AZ-NAS, which share a forward pass.
 
-    The log-determinant of K, where K[a, b] counts the units whose ReLU is in the same state for images a and b.
+    ``naswot`` (Mellor et al. 2021, *Neural Architecture Search without Training*, equation 2): the log-determinant of
+    K, where K[a, b] counts the units whose ReLU is in the same state for images a and b.
+
+    ``expressivity`` (Lee and Ham 2024, equations 3 to 6) is the sum over blocks of the entropy (nats) of the features'
+    normalised principal components; ``progressivity`` the least growth of that entropy from one block to the next.
     """
+    wanted = frozenset(block_outputs(subject.architecture))
     x = subject.images.train[0][0]
     kernel = torch.zeros(len(x), len(x), dtype=torch.float64)
     n_units = 0
+    entropies: list[float] = []
 
     def call(step: Step, inputs: list[Tensor]) -> Tensor:
         nonlocal kernel, n_units
@@ -34,35 +40,18 @@ def patterns(subject: Subject) -> dict[str, float]:
             sign = (inputs[0].flatten(1) > 0).float().mul_(2).sub_(1)  # agreements = (units + sign . sign) / 2
             kernel = kernel + (sign @ sign.T).double().cpu()
             n_units += sign.shape[1]
-        return output
-
-    with torch.inference_mode():
-        subject.run(x, call=call)
-        agreements = (kernel + n_units) / 2 + RIDGE * max(n_units, 1) * torch.eye(len(x), dtype=torch.float64)
-        return {"naswot": torch.linalg.slogdet(agreements)[1].item()}
-
-
-def features(subject: Subject) -> dict[str, float]:
-    """Expressivity and progressivity of AZ-NAS (Lee and Ham 2024, equations 3 to 6).
-
-    Expressivity is the sum over blocks of the entropy (nats) of the features' normalised principal components;
-    progressivity the least growth of that entropy from one block to the next.
-    """
-    wanted = frozenset(block_outputs(subject.architecture))
-    entropies: list[float] = []
-
-    def call(step: Step, inputs: list[Tensor]) -> Tensor:
-        output = apply_step(step, inputs)
         if step.name in wanted:
             entropies.append(_entropy(output))
         return output
 
     with torch.inference_mode():
-        subject.run(subject.images.train[0][0], call=call)
+        subject.run(x, call=call)
+        agreements = (kernel + n_units) / 2 + RIDGE * max(n_units, 1) * torch.eye(len(x), dtype=torch.float64)
+        naswot = float(torch.linalg.slogdet(agreements)[1])
     if any(math.isnan(entropy) for entropy in entropies):  # a minimum may pass over one
-        return {"expressivity": math.nan, "progressivity": math.nan}
+        return {"naswot": naswot, "expressivity": math.nan, "progressivity": math.nan}
     steps = [after - before for before, after in itertools.pairwise(entropies)]
-    return {"expressivity": sum(entropies), "progressivity": min(steps, default=0.0)}
+    return {"naswot": naswot, "expressivity": sum(entropies), "progressivity": min(steps, default=0.0)}
 
 
 def _entropy(output: Tensor) -> float:

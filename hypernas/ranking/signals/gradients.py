@@ -12,7 +12,7 @@ from torch import Tensor
 from hypernas.networks.interpreter import Step
 from hypernas.ranking.signals.subject import Subject, apply_step, block_outputs, log
 
-__all__ = ["grasp", "jacov", "saliency", "synflow", "trainability", "zico"]
+__all__ = ["grasp", "jacobians", "saliency", "synflow", "zico"]
 
 WINDOW = 4  # pixels a side that the smoothed gradient is averaged over
 JITTER = 1e-5  # that of the paper's code, for eigenvalues of the correlation matrix
@@ -62,30 +62,49 @@ def grasp(subject: Subject) -> dict[str, float]:
     return {"grasp": total}
 
 
-def jacov(subject: Subject) -> dict[str, float]:
-    """Jacobian covariance (Mellor et al. 2020, first version of *NAS without Training*), and a smoothed variant.
+def jacobians(subject: Subject) -> dict[str, float]:
+    """Jacobian covariance, a smoothed variant of it, and trainability, which share a forward pass.
 
-    The sum over eigenvalues v of the correlation of the images' gradients of log v + 1 / v; here minus its logarithm,
-    which keeps the order, so that one unlucky draw does not outweigh the others. ``jacov`` takes the gradients with
-    respect to the images. ``jacov_stem`` takes those with respect to the first block's output, averaged over windows:
-    at single pixels, strides and max-poolings leave patterns that have little to do with what the network tells apart.
+    ``jacov`` (Mellor et al. 2020, first version of *NAS without Training*): the sum over eigenvalues v of the
+    correlation of the images' gradients of log v + 1 / v; here minus its logarithm, which keeps the order, so that one
+    unlucky draw does not outweigh the others. Gradients are taken with respect to the images. ``jacov_stem`` takes
+    those with respect to the first block's output, averaged over windows: at single pixels, strides and max-poolings
+    leave patterns that have little to do with what the network tells apart.
+
+    ``trainability`` of AZ-NAS (Lee and Ham 2024, equations 9 to 11): mean over blocks of 2 - s - 1 / s, with s the
+    largest singular value of the block's Jacobian averaged over images and positions, estimated with random signs
+    (always the same); it is best where gradients keep their size. At a stride the gradients of a window are summed,
+    where the authors' code keeps them as channels of their own.
     """
-    blocks = block_outputs(subject.architecture)
-    seen: list[Tensor] = []
+    wanted = block_outputs(subject.architecture)
+    outputs: dict[str, Tensor] = {}
 
     def call(step: Step, inputs: list[Tensor]) -> Tensor:
         output = apply_step(step, inputs)
-        if blocks and step.name == blocks[0]:
-            seen.append(output)
+        if step.name in wanted:
+            outputs[step.name] = output
         return output
 
     x = subject.images.train[0][0].detach().requires_grad_()
     total = subject.run(x, call=call).sum()
-    of_images, *of_stem = torch.autograd.grad(total, [x, *seen], allow_unused=True, materialize_grads=True)
+    chain = [outputs[name] for name in wanted]
+    of_images, *of_stem = torch.autograd.grad(
+        total, [x, *chain[:1]], retain_graph=len(chain) > 1, allow_unused=True, materialize_grads=True
+    )
     smooth = of_stem[0] if of_stem else of_images
     if smooth.dim() == 4:
         smooth = F.avg_pool2d(smooth, min(WINDOW, *smooth.shape[2:]))
-    return {"jacov": _independence(of_images), "jacov_stem": _independence(smooth)}
+    generator = torch.Generator().manual_seed(0)
+    flows = []
+    for before, after in itertools.pairwise(chain):
+        signs = torch.randint(0, 2, after.shape, generator=generator).to(after) * 2 - 1
+        (gradient,) = torch.autograd.grad(after, before, signs, retain_graph=True, materialize_grads=True)
+        flows.append(_gradient_flow(gradient, signs))
+    return {
+        "jacov": _independence(of_images),
+        "jacov_stem": _independence(smooth),
+        "trainability": sum(flows) / max(len(flows), 1),
+    }
 
 
 def _independence(gradients: Tensor) -> float:
@@ -136,34 +155,6 @@ def zico(subject: Subject) -> dict[str, float]:
         ratio = (gradients.abs().mean(dim=0)[some] / deviation[some]).double().sum().item()
         total += log(ratio) if ratio > 0 else 0.0
     return {"zico": total}
-
-
-def trainability(subject: Subject) -> dict[str, float]:
-    """Trainability of AZ-NAS (Lee and Ham 2024, equations 9 to 11): mean over blocks of 2 - s - 1 / s.
-
-    s is the largest singular value of the block's Jacobian averaged over images and positions, estimated with random
-    signs (always the same); it is best where gradients keep their size. At a stride the gradients of a window are
-    summed, where the authors' code keeps them as channels of their own.
-    """
-    wanted = block_outputs(subject.architecture)
-    outputs: dict[str, Tensor] = {}
-
-    def call(step: Step, inputs: list[Tensor]) -> Tensor:
-        output = apply_step(step, inputs)
-        if step.name in wanted:
-            outputs[step.name] = output
-        return output
-
-    x = subject.images.train[0][0].detach().requires_grad_()
-    subject.run(x, call=call)
-    chain = [outputs[name] for name in wanted]
-    generator = torch.Generator().manual_seed(0)
-    scores = []
-    for before, after in itertools.pairwise(chain):
-        signs = torch.randint(0, 2, after.shape, generator=generator).to(after) * 2 - 1
-        (gradient,) = torch.autograd.grad(after, before, signs, retain_graph=True, materialize_grads=True)
-        scores.append(_gradient_flow(gradient, signs))
-    return {"trainability": sum(scores) / max(len(scores), 1)}
 
 
 def _gradient_flow(gradient: Tensor, signs: Tensor) -> float:
