@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -13,14 +15,24 @@ from scipy.stats import kendalltau, norm, rankdata
 
 from hypernas.data import Dataset
 from hypernas.errors import CheckpointError, UsageError
+from hypernas.hypernet import finding
+from hypernas.hypernet.checkpoint import load_checkpoint
 from hypernas.hypernet.finding import cache_path
 from hypernas.hypernet.ghn import GHN
 from hypernas.hypernet.meta_train import MetaSettings, meta_train
 from hypernas.ranking import reference
 from hypernas.ranking.fusion import Z_MAX, Fusion, NormalScores, log_rank
 from hypernas.ranking.measuring import Measurer
-from hypernas.ranking.ranker import DEFAULT_WEIGHTS, GHN_SCORE, Ranker, choose_signals, make_ranker, obtain_ranker
-from hypernas.ranking.reference import measure_reference, reference_sample
+from hypernas.ranking.ranker import (
+    DEFAULT_WEIGHTS,
+    GHN_SCORE,
+    Ranker,
+    _fingerprint,
+    choose_signals,
+    make_ranker,
+    obtain_ranker,
+)
+from hypernas.ranking.reference import load_reference, measure_reference, reference_sample
 from hypernas.ranking.signals import SIGNALS
 from hypernas.runtime import WorkerPool
 from hypernas.spaces.finding import load_space
@@ -256,3 +268,15 @@ def test_another_ghn_has_another_reference(digits: Dataset, in_cache: Path) -> N
         for seed in (1, 2)
     )
     assert one.fingerprint != two.fingerprint
+
+
+@pytest.mark.parametrize("path", sorted(finding.shipped_folder().glob("*.safetensors")), ids=lambda path: path.stem)
+def test_shipped_ghns_come_with_their_reference(path: Path) -> None:
+    """Else the first ranking of every user would measure it again."""
+    ghn, info, _ = load_checkpoint(path, CPU)
+    data = SimpleNamespace(fingerprint=info.data_fingerprint)
+    _, measured = choose_signals("default")
+    space = load_space(info.space)
+    name = _fingerprint(space, cast("Dataset", data), ghn, info.scale, measured, CPU, 512)[:24]
+    kept = load_reference(finding.shipped_folder() / "reference" / f"{name}.json", measured)
+    assert kept is not None and all(len(values) == reference.N_REFERENCE for values in kept[0].values())
