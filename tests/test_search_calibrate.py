@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from pathlib import Path
@@ -89,6 +90,33 @@ def test_search(cli: InProcess, tiny_space: Path, runs_folder: Path) -> None:
     assert "Calibration, round 1: training 3" in done.err and "Calibration, round 2: training 1" in done.err
     scores = [row["score"] for row in rows]
     assert scores == sorted(scores, reverse=True) and all(0 <= score <= 100 for score in scores)
+
+
+def test_calibrating_a_table_by_what_searches_trained(
+    cli: InProcess, tiny_space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, scores, out = tmp_path / "runs", tmp_path / "scores.csv", tmp_path / "calibrated.csv"
+    folder = runs / "searches" / "one"
+    folder.mkdir(parents=True)
+    space = load_space(str(tiny_space))
+    rows = [space.sample(random.Random(seed)) for seed in range(40)]
+    distinct = list({row.digest: dict(row.decisions or {}) for row in rows}.values())
+    candidates = [{"decisions": d, "val_accuracy": 90.0 + i} for i, d in enumerate(distinct[:4])]
+    candidates.append({"decisions": distinct[4], "val_accuracy": None})
+    search = {"space": space.name, "candidates": candidates}
+    (folder / "search.json").write_text(json.dumps(search))
+    assert cli("rank", "--space", tiny_space, "--data", "digits", "--sample", 6, "--out", scores).code == 0
+    for truth in (runs, folder / "search.json"):
+        done = cli("calibrate", "--scores", scores, "--truth", truth, "--space", tiny_space, "--out", out)
+        assert done.code == 0, done.err
+        assert "6 architectures predicted from 4 trained" in done.out
+    done = cli("calibrate", "--scores", scores, "--truth", runs, "--out", out)
+    assert done.code == 2 and "Add --space" in done.err
+    done = cli("calibrate", "--scores", scores, "--truth", runs, "--space", "macro", "--out", out)
+    assert done.code == 2 and "hypernas search --space macro" in done.err
+    (folder / "search.json").write_text("{")
+    done = cli("calibrate", "--scores", scores, "--truth", runs, "--space", tiny_space, "--out", out)
+    assert done.code == 2 and "search.json" in done.err and "Traceback" not in done.err
 
 
 def test_too_few(cli: InProcess, tiny_space: Path, runs_folder: Path) -> None:

@@ -35,7 +35,11 @@ def calibrate(
         Path, typer.Option(help="CSV with columns 'architecture', 'score' and signals, as `hypernas rank` writes it.")
     ],
     truth: Annotated[
-        Path, typer.Option(help="CSV with a column 'architecture' (strings or digests) and accuracies of trained ones.")
+        Path,
+        typer.Option(
+            help="CSV with a column 'architecture' (strings or digests) and accuracies of trained ones; or a "
+            "search.json, or a folder such as mlruns: what those searches trained (needs --space)."
+        ),
     ],
     truth_column: Annotated[
         str | None,
@@ -60,13 +64,17 @@ def calibrate(
     was.
     """
     from json import dumps
+    from tempfile import TemporaryDirectory
 
     from hypernas.cli.bench import _progress
     from hypernas.engine.options import check_seed
 
     check_seed(seed)  # nothing here is random; the option is there for scripts that give it to every command
     _check_out(out, scores, truth)
-    tables = read_tables(scores, truth, truth_column, _loaded(space), _progress())
+    found = _loaded(space)
+    with TemporaryDirectory() as folder:
+        known = _searches(truth, found, Path(folder)) if truth.is_dir() or truth.suffix == ".json" else truth
+        tables = read_tables(scores, known, truth_column, found, _progress())
     done = _calibrate(tables, scores, out)
     if json:
         print(dumps({**done, "seed": seed}, allow_nan=False), flush=True)
@@ -78,6 +86,16 @@ def calibrate(
     )
     for note in done["notes"]:
         print(note)
+
+
+def _searches(truth: Path, space: SearchSpace | None, folder: Path) -> Path:
+    from hypernas.errors import UsageError
+    from hypernas.ranking.trained import write_trained
+
+    if space is None:
+        raise UsageError("What searches trained is joined by space", value=str(truth), remedy="Add --space.")
+    write_trained(truth, space, folder / "trained.csv")
+    return folder / "trained.csv"
 
 
 def _tau(value: float | None) -> str:
