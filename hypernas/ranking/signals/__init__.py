@@ -7,7 +7,6 @@ literature knows no better (``grasp``), as its authors use it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -92,8 +91,3 @@ def plan(names: Iterable[str]) -> dict[tuple[Probe, str], list[Signal]]:
         if one.probe is not None:
             passes.setdefault((one.probe, one.weights), []).append(one)
     return passes
-
-
-def finite(value: float, floor: float = -1e30) -> float:
-    """A number that can be ranked: what is not finite counts as the lowest."""
-    return value if math.isfinite(value) else floor
