@@ -361,4 +361,4 @@ def test_too_few_val_images_to_score_on(cli: InProcess, tmp_path: Path, tiny_spa
     labels = {f"y_{name}": np.arange(n) % 2 for name, n in (("train", 40), ("val", 1), ("test", 10))}
     np.savez(path, **parts, **labels)
     done = cli("search", "--space", tiny_space, "--data", path, "--pretrain-steps", 1, "--out", tmp_path / "runs")
-    refused(done, "scoring needs 2 val images or more", "mine")
+    refused(done, "at least 2 val images", "mine")

@@ -215,6 +215,7 @@ def _check_out(out: Path, *read: Path) -> None:
 def _signals(path: Path, header: Sequence[str], space: SearchSpace | None) -> list[str]:
     """Names of the columns whose first cell that is not empty holds a number, but for those that are no signals."""
     from hypernas.errors import UsageError
+    from hypernas.ranking.tables import is_number
 
     first: dict[str, str] = {}
     for row in _rows(path):
@@ -223,7 +224,7 @@ def _signals(path: Path, header: Sequence[str], space: SearchSpace | None) -> li
                 first.setdefault(name, cell)
         if len(first) == len(header) - 1:  # all but the errors
             break
-    names = [name for name, cell in first.items() if name and name not in NO_SIGNALS and _is_number(cell)]
+    names = [name for name, cell in first.items() if name and name not in NO_SIGNALS and is_number(cell)]
     if not names and space is None:
         raise UsageError(
             f"A calibration weighs signals: {path} has columns of numbers besides the score",
@@ -238,14 +239,6 @@ def _rows(path: Path) -> Iterator[list[str]]:
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.reader(file)
         yield from itertools.islice((row for row in reader if row), 1, None)
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
 
 
 def _graphs(

@@ -27,7 +27,7 @@ from hypernas.hypernet.meta_train import Progress
 from hypernas.hypernet.obtaining import obtain_ghn
 from hypernas.interrupts import StopRequest, catch_interrupts
 from hypernas.networks.network import random_weights
-from hypernas.ranking.ranker import make_ranker
+from hypernas.ranking.ranker import Ranked, Ranker, make_ranker
 from hypernas.runtime import WorkerPool, keep_freed_memory, resolve_device
 from hypernas.spaces.finding import load_space
 from hypernas.spaces.space import Scale, SearchSpace
@@ -224,9 +224,7 @@ class _Search:
                 ranked = ranker.rank(architectures, pool)
                 proposer.tell(architectures, [one.score for one in ranked])
                 for architecture, one in zip(architectures, ranked, strict=True):
-                    assert architecture.decisions is not None
-                    network = self.space.replay(architecture.decisions, self.full_scale)
-                    self.table.add(architecture, one, network.n_parameters, network.flops)
+                    self.table.add(architecture, one, *self._sizes(architecture, one, ranker))
                     if self.options.calibrate:
                         self.calibrator.add(architecture, one)
                 self.table.flush()
@@ -236,6 +234,14 @@ class _Search:
         if proposer.exhausted:
             n = len(self.table.rows)
             self.watcher.message(f"The space has only {n:,} distinct architectures: all of them are scored.")
+
+    def _sizes(self, architecture: Architecture, ranked: Ranked, ranker: Ranker) -> tuple[int, int]:
+        """Parameters and FLOPs of the network that would be trained."""
+        if self.full_scale == ranker.measurer.full_scale:
+            return ranked.params, ranked.flops
+        assert architecture.decisions is not None
+        network = self.space.replay(architecture.decisions, self.full_scale)
+        return network.n_parameters, network.flops
 
     @property
     def epochs(self) -> int:

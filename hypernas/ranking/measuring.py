@@ -11,22 +11,20 @@ import torch
 from torch import Tensor
 
 from hypernas.data import Dataset
-from hypernas.errors import DataError, DeviceError, NonFiniteError
 from hypernas.graphs.architecture import Architecture
 from hypernas.hypernet.ghn import GHN
 from hypernas.networks.interpreter import autocast, compile_program
 from hypernas.networks.network import random_weights
+from hypernas.ranking.batching import VAL_BATCH, fixed_batches, in_batches
 from hypernas.ranking.signals import Images, Subject, is_constant, plan
 from hypernas.runtime import WorkerPool
 from hypernas.spaces.space import Scale, SearchSpace
 
 __all__ = ["Measurement", "Measurer"]
 
-VAL_BATCH = 256  # val images that share batch-norm statistics
 TRAIN_BATCH, N_TRAIN_BATCHES = 64, 3
 N_DRAWS = 3  # of random weights, each with a train batch of its own; a signal is the mean over them
 N_NOISE = 16
-EMIT = 16  # architectures emitted in one pass
 
 
 @dataclass(frozen=True)
@@ -74,30 +72,11 @@ class Measurer:
         Raises:
             DeviceError: where even a single architecture does not fit into the device's memory.
         """
-        found: list[Measurement] = []
-        for start in range(0, len(architectures), EMIT):
-            found.extend(self._some(architectures[start : start + EMIT], pool))
-        return found
+        images = f"{len(self.images.val[0][1])} images of {self.scale.input_shape}"
+        return in_batches(architectures, lambda part: self._emit_and_measure(part, pool), self._failed, images)
 
-    def _some(self, architectures: Sequence[Architecture], pool: WorkerPool) -> list[Measurement]:
-        try:
-            return self._emit_and_measure(architectures, pool)
-        except torch.OutOfMemoryError:
-            if len(architectures) == 1:
-                raise DeviceError(
-                    "One architecture and one batch of val images fit into the device's memory",
-                    value=f"{len(self.images.val[0][1])} images of {self.scale.input_shape}",
-                    remedy="Use --score-images with fewer images, or --device cpu.",
-                ) from None
-            size = len(architectures) // 2  # halves give the same values: emission does not depend on the batch
-        except NonFiniteError as error:
-            if len(architectures) == 1:
-                params, flops = self._sizes(architectures[0])
-                return [Measurement({}, params, flops, 0.0, error=f"emitted weights: {error.rule}")]
-            size = 1
-        # out of the handlers: the error's traceback held on to the memory of the pass that failed
-        parts = (architectures[i : i + size] for i in range(0, len(architectures), size))
-        return [measured for part in parts for measured in self._some(part, pool)]
+    def _failed(self, architecture: Architecture, reason: str, seconds: float) -> Measurement:
+        return Measurement({}, *self._sizes(architecture), seconds, error=reason)
 
     def _emit_and_measure(self, architectures: Sequence[Architecture], pool: WorkerPool) -> list[Measurement]:
         start = time.perf_counter()
@@ -160,18 +139,8 @@ def _layout(weight: Tensor) -> Tensor:
 def _images(dataset: Dataset, scale: Scale, device: torch.device, n_val: int, seed: int) -> Images:
     resolution = scale.input_shape[1]
 
-    def batches(split: str, n: int, size: int) -> tuple[tuple[Tensor, Tensor], ...]:
-        images, labels = dataset.images(split, resolution=resolution, device=device)
-        n = min(n, len(labels))
-        if n < 2:
-            raise DataError(f"{dataset.name}: scoring needs 2 {split} images or more", value=n, remedy="Add images.")
-        # in a fixed random order: a user's images come class by class, and batch norm would take one class's statistics
-        some = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))[:n].to(device)
-        size = n // max(1, n // size)  # equal batches
-        parts = [some[i * size : (i + 1) * size] for i in range(n // size)]
-        return tuple((images[p].contiguous(memory_format=torch.channels_last), labels[p]) for p in parts)
-
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(2, N_NOISE, *scale.input_shape, generator=generator).to(device)
-    train = batches("train", TRAIN_BATCH * N_TRAIN_BATCHES, TRAIN_BATCH)
-    return Images(batches("val", n_val, VAL_BATCH), train, noise)
+    n_train = TRAIN_BATCH * N_TRAIN_BATCHES
+    train = fixed_batches(dataset, "train", n_train, TRAIN_BATCH, resolution, device, seed=seed)
+    return Images(fixed_batches(dataset, "val", n_val, VAL_BATCH, resolution, device, seed=seed), train, noise)

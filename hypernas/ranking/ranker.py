@@ -25,8 +25,9 @@ from hypernas.hypernet.finding import find_ghn, ghn_folder, shipped_folder
 from hypernas.hypernet.ghn import GHN
 from hypernas.hypernet.meta_train import Progress
 from hypernas.interrupts import StopRequest
+from hypernas.ranking.batching import VAL_BATCH
 from hypernas.ranking.fusion import Fusion
-from hypernas.ranking.measuring import N_DRAWS, N_TRAIN_BATCHES, TRAIN_BATCH, VAL_BATCH, Measurement, Measurer
+from hypernas.ranking.measuring import N_DRAWS, N_TRAIN_BATCHES, TRAIN_BATCH, Measurement, Measurer
 from hypernas.ranking.reference import N_REFERENCE, N_REPEATED, load_reference, measure_reference, save_reference
 from hypernas.ranking.signals import SIGNALS, signal
 from hypernas.runtime import WorkerPool

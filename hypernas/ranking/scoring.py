@@ -9,20 +9,17 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from hypernas.data import Dataset
-from hypernas.errors import DataError, DeviceError, NonFiniteError, UsageError
+from hypernas.errors import UsageError
 from hypernas.graphs.architecture import Architecture
 from hypernas.hypernet.ghn import GHN, Weights
 from hypernas.networks.interpreter import autocast, compile_program
+from hypernas.ranking.batching import VAL_BATCH, fixed_batches, in_batches
 from hypernas.runtime import WorkerPool
 from hypernas.spaces.space import Scale
 
 __all__ = ["Score", "Scorer"]
-
-BATCH = 256  # images that share batch-norm statistics
-EMIT = 16  # architectures emitted in one pass
 
 
 @dataclass(frozen=True)
@@ -57,19 +54,7 @@ class Scorer:
         if n_images < 2:
             raise UsageError("Scoring needs at least 2 val images", value=n_images)
         self.ghn, self.scale, self.device = ghn.to(device).eval(), scale, device
-        images, labels = dataset.images("val", resolution=scale.input_shape[1], device=device)
-        n = min(n_images, len(labels))
-        if n < 2:
-            raise DataError(f"{dataset.name}: scoring needs at least 2 val images", value=n, remedy="Add images.")
-        # in a fixed random order: a user's images come class by class, and batch norm would take one class's statistics
-        some = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[:n].to(device)
-        images, labels = images[some], labels[some]
-        n_batches = max(1, n // BATCH)
-        size = n // n_batches
-        self.batches: list[tuple[Tensor, Tensor]] = [
-            (images[i * size : (i + 1) * size].contiguous(memory_format=torch.channels_last), labels[i * size :][:size])
-            for i in range(n_batches)
-        ]
+        self.batches = fixed_batches(dataset, "val", n_images, VAL_BATCH, scale.input_shape[1], device)
 
     def score(self, architectures: Sequence[Architecture], pool: WorkerPool) -> list[Score]:
         """One score for each architecture, in order; memory does not grow with their number.
@@ -77,30 +62,8 @@ class Scorer:
         Raises:
             DeviceError: where even a single architecture does not fit into the device's memory.
         """
-        scores: list[Score] = []
-        for start in range(0, len(architectures), EMIT):
-            scores.extend(self._score_some(architectures[start : start + EMIT], pool))
-        return scores
-
-    def _score_some(self, architectures: Sequence[Architecture], pool: WorkerPool) -> list[Score]:
-        start = time.perf_counter()
-        try:
-            return self._emit_and_run(architectures, pool)
-        except torch.OutOfMemoryError:
-            if len(architectures) == 1:
-                raise DeviceError(
-                    "One architecture and one batch of val images fit into the device's memory",
-                    value=f"{len(self.batches[0][1])} images of {self.scale.input_shape}",
-                    remedy="Use --score-images with fewer images, or --device cpu.",
-                ) from None
-            size = len(architectures) // 2  # halves give the same scores: emission does not depend on the batch
-        except NonFiniteError as error:
-            if len(architectures) == 1:
-                return [Score(None, None, None, time.perf_counter() - start, f"emitted weights: {error.rule}")]
-            size = 1
-        # out of the handlers: the error's traceback held on to the memory of the pass that failed
-        parts = (architectures[i : i + size] for i in range(0, len(architectures), size))
-        return [score for part in parts for score in self._score_some(part, pool)]
+        images = f"{len(self.batches[0][1])} images of {self.scale.input_shape}"
+        return in_batches(architectures, lambda part: self._emit_and_run(part, pool), _failed, images)
 
     def _emit_and_run(self, architectures: Sequence[Architecture], pool: WorkerPool) -> list[Score]:
         start = time.perf_counter()
@@ -129,3 +92,7 @@ class Scorer:
         if not (math.isfinite(mean) and math.isfinite(se)):
             return Score(None, None, None, seconds, "logits are not finite")
         return Score(-mean, se, accuracy, seconds)
+
+
+def _failed(architecture: Architecture, reason: str, seconds: float) -> Score:
+    return Score(None, None, None, seconds, reason)

@@ -24,6 +24,7 @@ __all__ = [
     "ColumnTable",
     "find_epochs",
     "find_truth_column",
+    "is_number",
     "read_header",
     "read_scores",
     "read_truth",
@@ -237,13 +238,14 @@ def _numeric_columns(path: Path, header: Sequence[str]) -> list[str]:
         for count, (_, row) in enumerate(rows):
             for name, cell in zip(header, row, strict=False):
                 if cell.strip():
-                    seen.setdefault(name, _is_number(cell))
+                    seen.setdefault(name, is_number(cell))
             if count >= PEEKED_ROWS:
                 break
     return [name for name in header if seen.get(name) and name not in {ARCHITECTURE, DIGEST, ERROR, ""}]
 
 
-def _is_number(cell: str) -> bool:
+def is_number(cell: str) -> bool:
+    """Whether a cell of a table reads as a number, NaN and infinities included."""
     try:
         float(cell)
     except ValueError:
