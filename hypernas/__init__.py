@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 from hypernas.version import __version__
 
 if TYPE_CHECKING:
-    from hypernas.api import load_ghn, rank, score, search, train
+    from hypernas.api import evaluate, load_ghn, rank, score, search, train
     from hypernas.data import Dataset, load_dataset
     from hypernas.engine.records import SearchResult
     from hypernas.errors import HypernasError
+    from hypernas.evaluation.report import EvaluationReport
     from hypernas.graphs.architecture import Architecture
     from hypernas.graphs.builder import Builder
     from hypernas.hypernet.ghn import GHN
@@ -34,12 +35,14 @@ __all__ = [
     "Builder",
     "Chooser",
     "Dataset",
+    "EvaluationReport",
     "HypernasError",
     "Network",
     "Scale",
     "SearchResult",
     "SearchSpace",
     "__version__",
+    "evaluate",
     "load_dataset",
     "load_ghn",
     "load_network",
@@ -51,9 +54,10 @@ __all__ = [
 ]
 
 _WHERE = {
-    "hypernas.api": ("load_ghn", "rank", "score", "search", "train"),
+    "hypernas.api": ("evaluate", "load_ghn", "rank", "score", "search", "train"),
     "hypernas.data": ("Dataset", "load_dataset"),
     "hypernas.errors": ("HypernasError",),
+    "hypernas.evaluation.report": ("EvaluationReport",),
     "hypernas.graphs.architecture": ("Architecture",),
     "hypernas.graphs.builder": ("Builder",),
     "hypernas.hypernet.ghn": ("GHN",),

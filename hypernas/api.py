@@ -11,6 +11,9 @@ from hypernas.engine.driver import run_search
 from hypernas.engine.options import SearchOptions
 from hypernas.engine.records import SearchResult, TrainingReport
 from hypernas.errors import UsageError
+from hypernas.evaluation.evaluating import run_evaluation
+from hypernas.evaluation.options import EvaluateOptions
+from hypernas.evaluation.report import EvaluationReport
 from hypernas.graphs.architecture import Architecture
 from hypernas.hypernet.checkpoint import load_checkpoint
 from hypernas.hypernet.finding import find_ghn
@@ -23,7 +26,7 @@ from hypernas.spaces.finding import load_space
 from hypernas.spaces.space import Scale, SearchSpace
 from hypernas.training.full import TrainSettings, default_epochs, train_network
 
-__all__ = ["load_ghn", "rank", "score", "search", "train"]
+__all__ = ["evaluate", "load_ghn", "rank", "score", "search", "train"]
 
 
 def _dataset(data: str | Path | Dataset, data_dir: Path | None, preferred: Sequence[str] = ()) -> Dataset:
@@ -151,7 +154,26 @@ def rank(space: str, **options: Any) -> RankResult:
     return run_rank(RankOptions(space=space, **options))
 
 
-def _check_fields(cls: type[SearchOptions] | type[RankOptions], options: dict[str, Any]) -> None:
+def evaluate(target: object, data: str | Path | Dataset = "auto", **options: Any) -> EvaluationReport:
+    """Emit weights for a network of the user's and measure them; other keywords are the fields of ``EvaluateOptions``.
+
+    >>> import hypernas
+    >>> report = hypernas.evaluate(model, "cifar10", save="weights.safetensors")  # doctest: +SKIP
+
+    Args:
+        target: an ``nn.Module`` (it stays as it is), a class or function that makes one, a networkx graph, an
+            Architecture, or what ``hypernas evaluate`` takes as text.
+
+    Raises:
+        HypernasError: for whatever cannot be used, found or traced.
+    """
+    _check_fields(EvaluateOptions, options)
+    return run_evaluation(target, EvaluateOptions(data=data, **options))
+
+
+def _check_fields(
+    cls: type[SearchOptions] | type[RankOptions] | type[EvaluateOptions], options: dict[str, Any]
+) -> None:
     known = set(cls.__dataclass_fields__)
     unknown = sorted(set(options) - known)
     if unknown:

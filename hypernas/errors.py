@@ -3,6 +3,7 @@
     HypernasError                 exit code 2
     ├── UsageError                an option or argument with a value that cannot be used
     ├── ArchitectureError         a graph that is not a valid architecture
+    ├── TraceError                an nn.Module that cannot be traced into an architecture
     ├── SpaceError                a search space that cannot be found, loaded or built from
     ├── DataError                 a data set that is missing, damaged or malformed
     ├── CheckpointError           a GHN checkpoint that cannot be read or does not fit
@@ -17,7 +18,7 @@ traceback; the Python API raises them.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 __all__ = [
     "ArchitectureError",
@@ -28,6 +29,7 @@ __all__ = [
     "NonFiniteError",
     "SpaceError",
     "StoreError",
+    "TraceError",
     "UsageError",
     "close_matches",
 ]
@@ -60,6 +62,20 @@ class UsageError(HypernasError):
 
 class ArchitectureError(HypernasError):
     """A graph is not a valid architecture; the message names the node."""
+
+
+class TraceError(HypernasError):
+    """A module cannot be traced into an architecture.
+
+    Args:
+        items: one line each for what stands in the way, where that is more than one value.
+    """
+
+    def __init__(self, rule: str, *, value: object = None, remedy: str = "", items: Sequence[str] = ()) -> None:
+        super().__init__(rule, value=value, remedy=remedy)
+        self.items = tuple(items)
+        if items:
+            self.args = ("\n".join([f"{rule}:", *(f"  {item}" for item in items), remedy]),)
 
 
 class SpaceError(HypernasError):

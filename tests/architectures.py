@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 
 import networkx as nx
+import torch
+from torch import Tensor
 
 from hypernas.graphs.architecture import Architecture
 from hypernas.graphs.builder import Builder
 from hypernas.graphs.primitives import PRIMITIVES
+from hypernas.networks.interpreter import compile_program
+from hypernas.networks.network import random_weights
 
 
 def small_network(width: int = 6, n_classes: int = 4, size: int = 8) -> Architecture:
@@ -53,3 +58,12 @@ def relabelled(architecture: Architecture, rng: random.Random) -> tuple[Architec
         for (source, _, _), slot in zip(edges, slots, strict=True):
             graph.add_edge(new[source], new[name], slot=slot)
     return Architecture.from_networkx(graph), new
+
+
+def images(architecture: Architecture, n: int = 4) -> Tensor:
+    return torch.randn(n, *architecture.input_shape, generator=torch.Generator().manual_seed(1))
+
+
+def logits(architecture: Architecture, weights: Mapping[str, Tensor] | None = None, n: int = 4) -> Tensor:
+    weights = random_weights(architecture, 0) if weights is None else weights
+    return compile_program(architecture).run(images(architecture, n), weights)

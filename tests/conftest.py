@@ -6,11 +6,15 @@ import pytest
 import torch
 
 from hypernas.data import Dataset, load_dataset
-from hypernas.hypernet.finding import cache_path
+from hypernas.hypernet.checkpoint import GHNInfo, save_checkpoint
+from hypernas.hypernet.config import GHNConfig
+from hypernas.hypernet.finding import GENERAL_SPACE, cache_path
+from hypernas.hypernet.ghn import GHN
 from hypernas.hypernet.meta_train import MetaSettings, meta_train
 from hypernas.ranking import reference
 from hypernas.ranking.ranker import make_ranker
 from hypernas.spaces.finding import load_space
+from hypernas.spaces.space import Scale
 
 torch.set_num_threads(1)
 
@@ -78,3 +82,15 @@ def cache(filled_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def runs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One MLflow store for many tests: creating its tables takes seconds."""
     return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="session")
+def general_ghn(tmp_path_factory: pytest.TempPathFactory, digits: Dataset) -> Path:
+    """The checkpoint of a tiny GHN, never trained, that says it is of ``deepnets`` and digits."""
+    sizes = {"dim": 16, "n_layers": 1, "n_heads": 2, "n_bases": 8, "rank": 4, "kernel_rank": 4}
+    config = GHNConfig(**sizes, open_vocabulary=True)
+    scale = Scale(digits.input_shape, digits.n_classes, 8, 3, 1)
+    about = GHNInfo(GENERAL_SPACE, 1, digits.name, digits.fingerprint, scale, config, 0, 7, 28, 0.0, finished=True)
+    path = tmp_path_factory.mktemp("general") / "deepnets-digits.safetensors"
+    save_checkpoint(path, GHN(config), about)
+    return path

@@ -204,6 +204,20 @@ def test_graphs_that_refinement_cannot_tell_apart_differ() -> None:
     assert prism.certificate() != utility.certificate()
 
 
+def test_commutative_twins_may_list_their_inputs_in_any_order() -> None:
+    """Three summands, of which two are sums of the same; more of them, so that an order by chance would show."""
+
+    def made(*swaps: bool) -> Graph:
+        labels, inputs = ["in", "a", "b"], [(), (0,), (0,)]
+        for i, swap in enumerate(swaps):
+            labels += ["+", "+", f"c{i}"]
+            inputs += [(1, 2), (2, 1) if swap else (1, 2), (0,)]
+        return Graph((*labels, "+"), (*inputs, tuple(range(1, len(labels)))))
+
+    for n in (1, 2, 3):
+        assert len({made(*swaps).certificate() for swaps in itertools.product((False, True), repeat=n)}) == 1
+
+
 def test_a_shared_node_is_not_its_copy() -> None:
     shared = Graph(("in", "a", "b", "b", "+"), ((), (0,), (1,), (1,), (2, 3)))
     copied = Graph(("in", "a", "a", "b", "b", "+"), ((), (0,), (0,), (1,), (2,), (3, 4)))

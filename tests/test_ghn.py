@@ -429,7 +429,7 @@ def test_signals_keep_their_scale_through_200_normalised_layers(encoder: str) ->
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_signals_keep_their_scale_through_200_layers(encoder: str) -> None:
     """Independent layers of He's rule drift by about 0.9 a layer at this width (borders); this allows 0.88 to 1.14."""
-    assert all(1e-11 < last_rms(encoder, 200, norm=False, seed=seed) < 1e11 for seed in range(3))
+    assert all(1e-11 < last_rms(encoder, 200, norm=False, seed=seed) < 1e11 for seed in range(8))
 
 
 # --- use and configuration ---
@@ -509,9 +509,9 @@ def test_the_interpreter_computes_what_torch_modules_do(kind: Kind) -> None:
 def test_running_statistics_are_those_of_torch() -> None:
     weights = ghn_of(KINDS[0]).emit([small_network()])[0]
     program, module = compile_program(small_network()), oracle_with(weights)
-    running = {"norm": (torch.zeros(6), torch.ones(6))}
+    running = {"norm.running_mean": torch.zeros(6), "norm.running_var": torch.ones(6)}
     torch.testing.assert_close(program.run(IMAGES, weights, training=True, running=running), module.train()(IMAGES))
-    torch.testing.assert_close(running["norm"], (module.norm.running_mean, module.norm.running_var))
+    torch.testing.assert_close(running, {name: module.get_buffer(name) for name in running})
     torch.testing.assert_close(program.run(IMAGES, weights, running=running), module.eval()(IMAGES))
 
 

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from hypernas.cli import bench, calibrate, data, pretrain, rank, search, spaces, ui
+from hypernas.cli import bench, calibrate, data, evaluate, pretrain, rank, search, spaces, ui
 from hypernas.errors import HypernasError
 from hypernas.version import __version__
 
@@ -27,6 +27,7 @@ app = typer.Typer(
 app.command("search")(search.search)
 app.command("pretrain")(pretrain.pretrain)
 app.command("rank")(rank.rank)
+app.command("evaluate")(evaluate.evaluate)
 app.command("bench")(bench.bench)
 app.command("calibrate")(calibrate.calibrate)
 app.command("spaces")(spaces.spaces)

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hypernas.errors import ArchitectureError, close_matches
 from hypernas.graphs.canonical import canonical_order
-from hypernas.graphs.primitives import PRIMITIVES, REQUIRED, Attributes, Mismatch, Shape
+from hypernas.graphs.dataflow import Dataflow, read_dataflow
+from hypernas.graphs.primitives import PRIMITIVES, REQUIRED, Attributes, Layout, Mismatch, Shape
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Architecture", "Node", "ParameterSpec", "canonical_json"]
 
 FORMAT = "hypernas-architecture-1"
+SOURCES = ("parameter", "buffer", "constant")
 
 
 class Node(NamedTuple):
@@ -43,10 +45,11 @@ class ParameterSpec:
     Attributes:
         name: the parameter's node and its key in a state dict.
         shape: of the tensor.
-        role: ``weight``, ``bias``, ``scale`` or ``shift``.
-        fan_in: number of values that one output sums over (product of all axes but the first), 1 for vectors.
-        consumers: names of the nodes that read it.
-        is_head: whether a consumer is the architecture's output.
+        role: ``weight``, ``bias``, ``scale``, ``shift`` or ``slope``.
+        fan_in: number of values that one output sums over (for most the product of all axes but the first), 1 for
+            vectors.
+        consumers: names of the operations that it serves, directly or through what is computed from parameters alone.
+        is_head: whether a consumer is the architecture's last operation.
     """
 
     name: str
@@ -74,7 +77,8 @@ class Architecture:
 
     Raises:
         ArchitectureError: for a repeated or unknown name, an unknown operation or attribute, a cycle, shapes that do
-            not fit, a wrong number of inputs, no input, or no path from input to output.
+            not fit, a wrong number of inputs, no input, no path from input to output, an output whose batch is not its
+            first axis, or a buffer that is no running statistic.
     """
 
     nodes: tuple[Node, ...]
@@ -127,6 +131,11 @@ class Architecture:
         structure: Any,
         decisions: Mapping[str, Any] | None,
     ) -> None:
+        _check_buffers(nodes)
+        if type(shapes[output]) is Layout:
+            raise ArchitectureError(
+                f"The output {output!r} has the batch, alone, as its first axis", remedy="Reshape it to (-1, ...)."
+            )
         put = functools.partial(object.__setattr__, self)
         put("nodes", tuple(nodes))
         put("output", output)
@@ -179,24 +188,46 @@ class Architecture:
 
     @functools.cached_property
     def operations(self) -> tuple[Node, ...]:
-        """All nodes but parameters, the input included, in canonical order."""
-        return tuple(self.nodes[i] for i in self._canonical if self.nodes[i].op != "parameter")
+        """All nodes but sources of values that do not depend on the input, in canonical order; the input is one."""
+        nodes = (self.nodes[i] for i in self._canonical)
+        return tuple(node for node in nodes if node.op not in SOURCES)
+
+    @functools.cached_property
+    def dataflow(self) -> Dataflow:
+        """The graph as the hypernetwork reads it."""
+        nodes = [self.nodes[i] for i in self._canonical]
+        return read_dataflow(
+            [(node, self.canonical_inputs(node)) for node in nodes], self.shapes, self.output, self._label
+        )
 
     @functools.cached_property
     def parameters(self) -> tuple[ParameterSpec, ...]:
         """A spec for each parameter, in canonical order of first use."""
-        consumers: dict[str, list[str]] = {}
-        for node in self.operations:
-            for name in self.canonical_inputs(node):
-                if self.by_name[name].op == "parameter":
-                    consumers.setdefault(name, []).append(node.name)
+        flow = self.dataflow
         specs = []
-        for name, readers in consumers.items():
+        for name, uses in flow.uses.items():
             shape = self.shapes[name]
             role = self.by_name[name].attributes["role"]
-            fan_in = math.prod(shape[1:])
-            specs.append(ParameterSpec(name, shape, role, fan_in, tuple(readers), self.output in readers))
+            fan_in = self._fan_in(shape, *uses[0])
+            readers = tuple(dict.fromkeys(operation for operation, _ in uses))
+            specs.append(ParameterSpec(name, shape, role, fan_in, readers, flow.output in readers))
         return tuple(specs)
+
+    def _fan_in(self, shape: Shape, operation: str, slot: int) -> int:
+        """Values that one output of the operation sums over, for a parameter of this shape that serves it."""
+        node = self.by_name[operation]
+        arrives = self.shapes[node.inputs[slot]]  # it may have been turned on its way
+        if node.op == "matmul" and slot == 1 and len(arrives) > 1:
+            return arrives[-2]
+        if node.op == "conv_transpose" and slot == 1:
+            stride, groups = node.attributes["stride"], int(node.attributes["groups"])
+            strides = (stride,) * (len(arrives) - 2) if isinstance(stride, int) else stride
+            return max(1, math.prod(arrives) // arrives[1] // groups // math.prod(strides))
+        if node.op == "einsum" and "." not in node.attributes["equation"]:
+            taken, kept = node.attributes["equation"].replace(" ", "").split("->")
+            letters = taken.split(",")[slot]
+            return math.prod(size for letter, size in zip(letters, arrives, strict=True) if letter not in kept)
+        return math.prod(shape[1:])
 
     @property
     def n_parameters(self) -> int:
@@ -234,7 +265,15 @@ class Architecture:
 
     @staticmethod
     def _label(node: Node) -> str:
-        return node.op + canonical_json(dict(node.attributes)) if node.attributes else node.op
+        if not node.attributes:
+            return node.op
+        known = _labels.get((node.op, id(node.attributes)))
+        if known is None:
+            if len(_labels) > 50_000:
+                _labels.clear()
+            known = node.attributes, node.op + canonical_json(dict(node.attributes))
+            _labels[node.op, id(node.attributes)] = known
+        return known[1]
 
     @functools.cached_property
     def network_digest(self) -> str:
@@ -403,14 +442,16 @@ def _complete(node: Node) -> Node:
     return Node(str(node.name), node.op, tuple(node.inputs), attributes)
 
 
-# (operation, identity of its attributes, input shapes) -> (the attributes, kept alive; output shape)
-_inferred: dict[tuple[str, int, tuple[Shape, ...]], tuple[Attributes, Shape]] = {}
+# (operation, identity of its attributes) -> (the attributes, kept alive; the label): thousands of nodes share them
+_labels: dict[tuple[str, int], tuple[Attributes, str]] = {}
+# (operation, identity of its attributes, input shapes with batch axes) -> (the attributes, kept alive; output shape)
+_inferred: dict[tuple[str, int, tuple[Any, ...]], tuple[Attributes, Shape]] = {}
 
 
 def infer_shape(node: Node, shapes: Mapping[str, Shape]) -> Shape:
     """The node's output shape from its inputs' shapes; an ``ArchitectureError`` names the node and the rule."""
     inputs = tuple([shapes[name] for name in node.inputs])
-    key = (node.op, id(node.attributes), inputs)
+    key = (node.op, id(node.attributes), tuple([(s, s.batch) if type(s) is Layout else s for s in inputs]))
     known = _inferred.get(key)
     if known is not None:
         return known[1]
@@ -420,7 +461,7 @@ def infer_shape(node: Node, shapes: Mapping[str, Shape]) -> Shape:
         wanted = f"{least}" if least == most else f"{least} to {'any number' if most is None else most}"
         raise ArchitectureError(f"Node {node.name!r} ({node.op}) takes {wanted} inputs", value=len(inputs))
     try:
-        shape = primitive.infer(inputs, node.attributes)
+        shape = primitive.shape(inputs, node.attributes)
     except Mismatch as mismatch:
         remedy = mismatch.remedy and mismatch.remedy[0].upper() + mismatch.remedy[1:] + "."
         raise ArchitectureError(f"Node {node.name!r} ({node.op}): {mismatch.rule}.", remedy=remedy) from None
@@ -430,6 +471,21 @@ def infer_shape(node: Node, shapes: Mapping[str, Shape]) -> Shape:
         _inferred.clear()
     _inferred[key] = (node.attributes, shape)
     return shape
+
+
+def _check_buffers(nodes: Sequence[Node]) -> None:
+    buffers = {node.name: node.attributes["role"] for node in nodes if node.op == "buffer"}
+    for node in nodes:
+        statistics = node.inputs[3:] if node.op == "batch_norm" else ()
+        others = node.inputs[: len(node.inputs) - len(statistics)]
+        if not buffers.keys().isdisjoint(others) or (
+            statistics and tuple(map(buffers.get, statistics)) != ("mean", "variance")
+        ):
+            raise ArchitectureError(
+                "Buffers are the running mean and variance, in this order, that a batch_norm reads last",
+                value=f"{node.name} ({node.op})",
+                remedy="Make other values constants.",
+            )
 
 
 def _topological(nodes: list[Node], by_name: Mapping[str, Node]) -> list[Node]:

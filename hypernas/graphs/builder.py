@@ -90,6 +90,23 @@ class Builder:
         affine = (self._parameter(name, "scale", shape), self._parameter(name, "shift", shape))
         return self._add(name, "batch_norm", (x, *affine), {})
 
+    def group_norm(self, x: str, groups: int, *, name: str = "norm") -> str:
+        name = self._unique(name)
+        shape = self.shape(x)[:1]
+        affine = (self._parameter(name, "scale", shape), self._parameter(name, "shift", shape))
+        return self._add(name, "group_norm", (x, *affine), {"groups": groups})
+
+    def layer_norm(self, x: str, n_axes: int = 1, *, name: str = "norm") -> str:
+        """Over the last ``n_axes`` axes."""
+        name = self._unique(name)
+        shape = self.shape(x)[-n_axes:]
+        affine = (self._parameter(name, "scale", shape), self._parameter(name, "shift", shape))
+        return self._add(name, "layer_norm", (x, *affine), {"n_axes": n_axes})
+
+    def parameter(self, shape: Shape, role: str, name: str) -> str:
+        """A parameter that is no part of a layer, for any operation to read: a class token, the scale of a branch."""
+        return self._add(self._unique(name), "parameter", (), {"shape": shape, "role": role})
+
     def relu(self, x: str) -> str:
         return self.op("relu", x)
 

@@ -157,11 +157,12 @@ def _explore(graph: _Graph, colours: list[int], level: int, known: dict[tuple[ob
 
 
 def _are_twins(graph: _Graph, members: list[int]) -> bool:
-    first = members[0]
-    return all(
-        graph.inputs[node] == graph.inputs[first] and sorted(graph.readers[node]) == sorted(graph.readers[first])
-        for node in members[1:]
-    )
+    def around(node: int) -> tuple[list[int], list[tuple[int, int]]]:
+        inputs = graph.inputs[node]
+        return sorted(inputs) if graph.commutative[node] else inputs, sorted(graph.readers[node])
+
+    first = around(members[0])
+    return all(around(node) == first for node in members[1:])
 
 
 def _certificate(graph: _Graph, colours: list[int]) -> tuple[object, ...]:

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,53 +19,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hypernas.graphs.kernels import average_pool2d, depthwise_conv2d
+from hypernas.graphs.primitive import (
+    PRIMITIVES,
+    REQUIRED,
+    Attributes,
+    Layout,
+    Mismatch,
+    Primitive,
+    Shape,
+    positions,
+    register,
+)
 
-__all__ = ["PRIMITIVES", "Attributes", "Mismatch", "Primitive", "Shape"]
-
-Shape = tuple[int, ...]
-Attributes = Mapping[str, Any]
-
-
-class Mismatch(Exception):
-    """Raised by ``infer``: the rule that the inputs break, and the remedy. The architecture adds the node's name."""
-
-    def __init__(self, rule: str, remedy: str = "") -> None:
-        super().__init__(rule)
-        self.rule = rule
-        self.remedy = remedy
-
-
-@dataclass(frozen=True)
-class Primitive:
-    """One operation.
-
-    Attributes:
-        name: the key in ``PRIMITIVES``, in JSON, and of the hypernetwork's embedding.
-        arity: least and most number of inputs (``None``: no limit), parameters included.
-        defaults: every attribute with its default; ``REQUIRED`` where there is none.
-        infer: (input shapes, attributes) -> output shape; raises ``Mismatch``.
-        apply: (inputs, attributes, training) -> output, with the batch as first axis of activations. Pure, but that
-            ``batch_norm`` updates running statistics where it is given them and ``training`` is set.
-        macs: (input shapes, output shape, attributes) -> multiply-accumulates for one sample.
-        commutative: the order of the inputs does not matter.
-    """
-
-    name: str
-    arity: tuple[int, int | None]
-    infer: Callable[[Sequence[Shape], Attributes], Shape]
-    apply: Callable[[Sequence[Tensor], Attributes, bool], Tensor]
-    defaults: Mapping[str, Any]
-    macs: Callable[[Sequence[Shape], Shape, Attributes], int] = lambda inputs, output, attributes: 0
-    commutative: bool = False
-
-
-REQUIRED: Any = object()
-PRIMITIVES: dict[str, Primitive] = {}
-
-
-def _register(primitive: Primitive) -> None:
-    assert primitive.name not in PRIMITIVES, primitive.name
-    PRIMITIVES[primitive.name] = primitive
+__all__ = ["PRIMITIVES", "REQUIRED", "ROLES", "Attributes", "Layout", "Mismatch", "Primitive", "Shape"]
 
 
 # --- sources -------------------------------------------------------------------------------------------------------
@@ -83,17 +48,26 @@ def _source(inputs: Sequence[Tensor], attributes: Attributes, training: bool) ->
     raise AssertionError("the interpreter binds inputs and parameters; it never applies them")
 
 
-ROLES = ("weight", "bias", "scale", "shift")
+ROLES = ("weight", "bias", "scale", "shift", "slope")  # the slope is that of a PReLU
+STATISTICS = ("mean", "variance")
 
 
 def _parameter_shape(inputs: Sequence[Shape], attributes: Attributes) -> Shape:
     if attributes["role"] not in ROLES:
         raise Mismatch(f"the role of a parameter is one of {', '.join(ROLES)}, not {attributes['role']!r}")
-    return _declared_shape(inputs, attributes)
+    return Layout(_declared_shape(inputs, attributes) if attributes["shape"] else ())  # a number has no axes
 
 
-_register(Primitive("input", (0, 0), _declared_shape, _source, {"shape": REQUIRED}))
-_register(Primitive("parameter", (0, 0), _parameter_shape, _source, {"shape": REQUIRED, "role": "weight"}))
+def _buffer_shape(inputs: Sequence[Shape], attributes: Attributes) -> Shape:
+    if attributes["role"] not in STATISTICS:
+        raise Mismatch(f"the role of a buffer is one of {', '.join(STATISTICS)}, not {attributes['role']!r}")
+    return Layout(_declared_shape(inputs, attributes))
+
+
+register(Primitive("input", (0, 0), _declared_shape, _source, {"shape": REQUIRED}))
+register(Primitive("parameter", (0, 0), _parameter_shape, _source, {"shape": REQUIRED, "role": "weight"}))
+# running statistics of batch norm, named by their key in the state dict
+register(Primitive("buffer", (0, 0), _buffer_shape, _source, {"shape": REQUIRED, "role": REQUIRED}))
 
 
 # --- convolution and linear ----------------------------------------------------------------------------------------
@@ -181,14 +155,15 @@ def _slow_depthwise(x: Tensor, weight: Tensor, a: Attributes) -> bool:
     return square and large and weight.shape[0] == x.shape[1]
 
 
-_register(
+register(
     Primitive(
         "conv",
         (2, 3),
         _infer_conv,
         _apply_conv,
         {"stride": 1, "padding": 0, "dilation": 1, "groups": 1},
-        macs=lambda inputs, output, attributes: math.prod(inputs[1]) * math.prod(output[1:]),
+        macs=lambda inputs, output, attributes: math.prod(inputs[1]) * positions(output),
+        n_data=1,
     )
 )
 
@@ -201,7 +176,7 @@ def _infer_linear(inputs: Sequence[Shape], attributes: Attributes) -> Shape:
     return (*x[:-1], weight[0])
 
 
-_register(
+register(
     Primitive(
         "linear",
         (2, 3),
@@ -209,6 +184,7 @@ _register(
         lambda inputs, attributes, training: F.linear(*inputs),
         {},
         macs=lambda inputs, output, attributes: math.prod(inputs[1]) * math.prod(output[:-1]),
+        n_data=1,
     )
 )
 
@@ -217,12 +193,14 @@ _register(
 
 
 def _affine(inputs: Sequence[Shape], shape: Shape) -> None:
-    for given, what in zip(inputs[1:], ("scale", "shift"), strict=False):
+    for given, what in zip(inputs[1:], ("scale", "shift", "mean", "variance"), strict=False):
         if given != shape:
             raise Mismatch(f"the {what} has shape {shape}, not {given}")
 
 
 def _infer_batch_norm(inputs: Sequence[Shape], attributes: Attributes) -> Shape:
+    if len(inputs) == 4:
+        raise Mismatch("running statistics are a mean and a variance", "give both or none")
     _affine(inputs, inputs[0][:1])
     return inputs[0]
 
@@ -263,9 +241,12 @@ def _apply_group_norm(inputs: Sequence[Tensor], attributes: Attributes, training
     return F.group_norm(x, attributes["groups"], scale, shift, attributes["eps"])
 
 
-_register(Primitive("batch_norm", (3, 3), _infer_batch_norm, _apply_batch_norm, {"eps": 1e-5, "momentum": 0.1}))
-_register(Primitive("layer_norm", (1, 3), _infer_layer_norm, _apply_layer_norm, {"n_axes": 1, "eps": 1e-5}))
-_register(Primitive("group_norm", (1, 3), _infer_group_norm, _apply_group_norm, {"groups": REQUIRED, "eps": 1e-5}))
+for _norm in (
+    Primitive("batch_norm", (3, 5), _infer_batch_norm, _apply_batch_norm, {"eps": 1e-5, "momentum": 0.1}, n_data=1),
+    Primitive("layer_norm", (1, 3), _infer_layer_norm, _apply_layer_norm, {"n_axes": 1, "eps": 1e-5}, n_data=1),
+    Primitive("group_norm", (1, 3), _infer_group_norm, _apply_group_norm, {"groups": REQUIRED, "eps": 1e-5}, n_data=1),
+):
+    register(_norm)
 
 
 # --- element by element --------------------------------------------------------------------------------------------
@@ -279,14 +260,14 @@ def _elementwise(name: str, function: Callable[[Tensor], Tensor]) -> Primitive:
     return Primitive(name, (1, 1), _same, lambda inputs, attributes, training: function(inputs[0]), {})
 
 
-_register(_elementwise("relu", F.relu))
-_register(_elementwise("relu6", F.relu6))
-_register(_elementwise("gelu", F.gelu))
-_register(_elementwise("silu", F.silu))
-_register(_elementwise("sigmoid", torch.sigmoid))
+register(_elementwise("relu", F.relu))
+register(_elementwise("relu6", F.relu6))
+register(_elementwise("gelu", F.gelu))
+register(_elementwise("silu", F.silu))
+register(_elementwise("sigmoid", torch.sigmoid))
 # the `none` of cell spaces: whatever finite comes in, zeros go on (a product, so that gradients find a path)
-_register(_elementwise("zeros", lambda x: x * 0))
-_register(Primitive("identity", (1, 1), _same, lambda inputs, attributes, training: inputs[0], {}))
+register(_elementwise("zeros", lambda x: x * 0))
+register(Primitive("identity", (1, 1), _same, lambda inputs, attributes, training: inputs[0], {}, moves=True))
 
 
 def _broadcast(inputs: Sequence[Shape], attributes: Attributes) -> Shape:
@@ -321,9 +302,9 @@ def _infer_concat(inputs: Sequence[Shape], attributes: Attributes) -> Shape:
     return (*first[:axis], sum(shape[axis] for shape in inputs), *first[axis + 1 :])
 
 
-_register(Primitive("add", (2, None), _broadcast, _sum, {}, commutative=True))
-_register(Primitive("multiply", (2, None), _broadcast, _product, {}, commutative=True))
-_register(
+register(Primitive("add", (2, None), _broadcast, _sum, {}, commutative=True))
+register(Primitive("multiply", (2, None), _broadcast, _product, {}, commutative=True))
+register(
     Primitive(
         "concat",
         (1, None),
@@ -367,8 +348,8 @@ def _apply_average_pool(inputs: Sequence[Tensor], attributes: Attributes, traini
 
 
 _POOL_DEFAULTS = {"kernel": REQUIRED, "stride": 1, "padding": 0}
-_register(Primitive("max_pool", (1, 1), _infer_pool, _apply_max_pool, _POOL_DEFAULTS))
-_register(Primitive("average_pool", (1, 1), _infer_pool, _apply_average_pool, _POOL_DEFAULTS))
+register(Primitive("max_pool", (1, 1), _infer_pool, _apply_max_pool, _POOL_DEFAULTS))
+register(Primitive("average_pool", (1, 1), _infer_pool, _apply_average_pool, _POOL_DEFAULTS))
 
 
 def _infer_global_pool(inputs: Sequence[Shape], attributes: Attributes) -> Shape:
@@ -381,13 +362,16 @@ def _apply_global_pool(inputs: Sequence[Tensor], attributes: Attributes, trainin
     return x.mean(dim=tuple(range(2, x.dim())), keepdim=attributes["keep_axes"])
 
 
-_register(Primitive("global_average_pool", (1, 1), _infer_global_pool, _apply_global_pool, {"keep_axes": False}))
-_register(
+register(Primitive("global_average_pool", (1, 1), _infer_global_pool, _apply_global_pool, {"keep_axes": False}))
+register(
     Primitive(
         "flatten",
         (1, 1),
         lambda inputs, attributes: (math.prod(inputs[0]),),
         lambda inputs, attributes, training: inputs[0].flatten(1),
         {},
+        moves=True,
     )
 )
+
+import hypernas.graphs.tensor_primitives  # noqa: E402, F401  (registers the rest of the table)

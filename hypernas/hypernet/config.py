@@ -25,6 +25,8 @@ class GHNConfig:
         kernel_rank: length of the code of a position in a kernel.
         vocabulary: the primitives that have an embedding, by name, so that a new primitive does not break an old
             checkpoint.
+        open_vocabulary: whether primitives without an embedding share one, which meta-training makes by hiding some
+            operations. Without it they are refused.
     """
 
     encoder: str = "attention"
@@ -36,6 +38,7 @@ class GHNConfig:
     rank: int = 24
     kernel_rank: int = 16
     vocabulary: tuple[str, ...] = tuple(PRIMITIVES)
+    open_vocabulary: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "vocabulary": list(self.vocabulary)}
@@ -43,6 +46,7 @@ class GHNConfig:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> GHNConfig:
         known = {field.name for field in fields(cls)}
+        value = {"open_vocabulary": False, **value}  # the field is younger than the format
         if set(value) != known:
             raise CheckpointError(
                 "A GHN's configuration has the fields of this version of hypernas",

@@ -11,7 +11,9 @@ from hypernas.errors import CheckpointError
 from hypernas.hypernet.checkpoint import GHNInfo, read_info
 from hypernas.spaces.space import Scale, SearchSpace
 
-__all__ = ["FoundGHN", "cache_path", "check_fits", "find_ghn", "ghn_folder"]
+__all__ = ["GENERAL_SPACE", "FoundGHN", "cache_path", "check_fits", "find_general_ghn", "find_ghn", "ghn_folder"]
+
+GENERAL_SPACE = "deepnets"  # its networks are of many kinds: a GHN of it serves any
 
 
 @dataclass(frozen=True)
@@ -82,3 +84,37 @@ def find_ghn(space: SearchSpace, dataset: Dataset, scale: Scale, given: Path | N
             _, path, info = max(fitting, key=lambda found: found[:2])
             return FoundGHN(path, info, origin, tuple(passed_over))
     return None
+
+
+def find_general_ghn(dataset: Dataset) -> FoundGHN:
+    """The checkpoint for networks that no space has made: of the general space, on the same data where there is one.
+
+    Of several on the same data, one from the cache goes before one that is shipped, and then the one trained longer.
+
+    Raises:
+        CheckpointError: where there is none.
+    """
+    passed_over: list[str] = []
+    found: list[tuple[bool, bool, int, FoundGHN]] = []
+    for origin, folder in (("cache", ghn_folder()), ("shipped", shipped_folder())):
+        for path in sorted(folder.glob("*.safetensors")):
+            try:
+                info = read_info(path)
+            except CheckpointError as error:
+                passed_over.append(f"{path.name}: {error.rule}")
+                continue
+            if info.space != GENERAL_SPACE:
+                continue
+            if not info.finished:
+                passed_over.append(f"{path.name}: its meta-training did not finish")
+                continue
+            same = info.data_fingerprint == dataset.fingerprint
+            found.append((same, origin == "cache", info.architecture_steps, FoundGHN(path, info, origin)))
+    if not found:
+        raise CheckpointError(
+            f"There is a GHN of the space {GENERAL_SPACE} for networks of any kind"
+            + (f" ({'; '.join(passed_over[:3])})" if passed_over else ""),
+            remedy=f"Make one: hypernas pretrain --space {GENERAL_SPACE} --data {dataset.name}. Or give --ghn FILE.",
+        )
+    best = max(found, key=lambda one: one[:3])[3]
+    return FoundGHN(best.path, best.info, best.origin, tuple(passed_over))

@@ -5,20 +5,29 @@ After Zhang et al. 2019 (*Graph HyperNetworks for Neural Architecture Search*).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, overload
 
 import torch
 from torch import Tensor, nn
 
-from hypernas.errors import NonFiniteError, UsageError, close_matches
+from hypernas.errors import CheckpointError, NonFiniteError, UsageError, close_matches
 from hypernas.graphs.architecture import Architecture
+from hypernas.graphs.primitives import Shape
 from hypernas.hypernet.config import GHNConfig
 from hypernas.hypernet.decoders import DECODERS
 from hypernas.hypernet.encoders import ENCODERS
 from hypernas.hypernet.graph_batch import GraphBatch, ParameterGroup
 
+if TYPE_CHECKING:
+    from hypernas.hypernet.modules import InitializationReport
+
 __all__ = ["GHN", "Emission", "Weights"]
+
+IMAGE = (3, 32, 32)
+
+OP_EMBEDDING = "encoder.embedding.op.weight"
 
 
 class Weights(Mapping[str, Tensor]):
@@ -78,6 +87,14 @@ class GHN(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
+    def batch(self, architectures: Sequence[Architecture]) -> GraphBatch:
+        """The architectures as this GHN reads them.
+
+        Raises:
+            ArchitectureError: for an operation that it does not know, unless its vocabulary is open.
+        """
+        return GraphBatch.of(architectures, self.vocabulary, self.device, is_open=self.config.open_vocabulary)
+
     def forward(self, batch: GraphBatch) -> Emission:
         """Emit with gradients; see ``emit`` for use without."""
         z = self.encoder(batch).flatten(0, 1)
@@ -89,22 +106,78 @@ class GHN(nn.Module):
                 rows[owner][name] = (g, row)
         return Emission(batch.groups, buffers, tuple(rows))
 
-    def emit(self, architectures: Sequence[Architecture]) -> Emission:
+    @overload
+    def emit(self, target: Sequence[Architecture]) -> Emission: ...
+    @overload
+    def emit(self, target: nn.Module, *, input_shape: Shape = ...) -> dict[str, Tensor]: ...
+
+    def emit(
+        self, target: Sequence[Architecture] | nn.Module, *, input_shape: Shape = IMAGE
+    ) -> Emission | dict[str, Tensor]:
         """Weights for every parameter of every architecture, in one pass, without gradients.
 
-        An architecture gets the same weights alone and in any batch, to float precision.
+        An architecture gets the same weights alone and in any batch, to float precision. For a module of the user's,
+        the weights are named by the keys of its state dict, and the module is left as it is.
+
+        Args:
+            input_shape: of one image that the module takes, (channels, height, width).
 
         Raises:
             NonFiniteError: where an emitted tensor has NaN or infinity; names node, shape and decoder.
+            TraceError: where the module cannot be traced.
         """
+        if isinstance(target, nn.Module):
+            from hypernas.graphs.tracing import trace
+            from hypernas.hypernet.modules import emit_for_module, on_cpu
+
+            return emit_for_module(self, trace(on_cpu(target), input_shape=tuple(input_shape)))[0]
+        return self._emit(target)
+
+    def initialize(
+        self,
+        module: nn.Module,
+        *,
+        input_shape: Shape = IMAGE,
+        images: Iterable[Tensor] | None = None,
+        allow_uncovered: bool = False,
+    ) -> InitializationReport:
+        """Load emitted weights into a module of the user's, in place; see ``hypernas.hypernet.modules.initialize``."""
+        from hypernas.hypernet.modules import initialize
+
+        return initialize(self, module, input_shape, images=images, allow_uncovered=allow_uncovered)
+
+    def _emit(self, architectures: Sequence[Architecture]) -> Emission:
         if not architectures:
             raise UsageError("emit takes at least one architecture")
         with torch.inference_mode():
-            emission = self(GraphBatch.of(architectures, self.vocabulary, self.device))
+            emission = self(self.batch(architectures))
             sums = torch.stack([torch.zeros((), device=self.device), *(buffer.sum() for buffer in emission.buffers)])
             if not torch.isfinite(sums).all():
                 self._name_non_finite(emission)
         return emission  # type: ignore[no-any-return]
+
+    def start_from(self, other: GHN) -> None:
+        """Take over the other's weights; operations are matched by name, those that it does not know keep their own.
+
+        Raises:
+            CheckpointError: where the two differ in more than their vocabularies.
+        """
+        tensors = other.state_dict()
+        own = self.state_dict()
+        rows = own[OP_EMBEDDING].clone()
+        for name, row in self.vocabulary.items():
+            if name in other.vocabulary:
+                rows[row] = tensors[OP_EMBEDDING][other.vocabulary[name]]
+        if self.config.open_vocabulary and other.config.open_vocabulary:
+            rows[-1] = tensors[OP_EMBEDDING][-1]
+        try:
+            self.load_state_dict({**tensors, OP_EMBEDDING: rows})
+        except RuntimeError:
+            raise CheckpointError(
+                "A GHN starts from one of the same kind and sizes",
+                value=other.config,
+                remedy="Leave --encoder out.",
+            ) from None
 
     def _name_non_finite(self, emission: Emission) -> None:
         for group, buffer in zip(emission.groups, emission.buffers, strict=True):

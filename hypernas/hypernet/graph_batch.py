@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from hypernas.errors import ArchitectureError
-from hypernas.graphs.architecture import Architecture, Node
+from hypernas.graphs.architecture import Architecture
+from hypernas.graphs.dataflow import Dataflow
 from hypernas.graphs.primitives import Shape
 
 __all__ = ["MAX_DISTANCE", "N_FEATURES", "N_RELATIONS", "GraphBatch", "ParameterGroup"]
@@ -77,32 +78,42 @@ class GraphBatch:
 
     @classmethod
     def of(
-        cls, architectures: Sequence[Architecture], vocabulary: Mapping[str, int], device: torch.device | str = "cpu"
+        cls,
+        architectures: Sequence[Architecture],
+        vocabulary: Mapping[str, int],
+        device: torch.device | str = "cpu",
+        *,
+        is_open: bool = False,
     ) -> GraphBatch:
         """Collate architectures.
 
+        Args:
+            is_open: give operations that are not in the vocabulary the number after its last.
+
         Raises:
-            ArchitectureError: for an operation that is not in the vocabulary.
+            ArchitectureError: for an operation that is not in the vocabulary, unless it is open.
         """
-        size = max(len(a.operations) for a in architectures)
+        flows = [architecture.dataflow for architecture in architectures]
+        size = max(len(flow.operations) for flow in flows)
         n = len(architectures)
         op = np.zeros((n, size), dtype=np.int64)
         features = np.zeros((n, size, N_FEATURES), dtype=np.float32)
         relation = np.full((n, size, size), UNRELATED, dtype=np.int64)
         mask = np.zeros((n, size), dtype=bool)
-        for b, architecture in enumerate(architectures):
-            nodes = architecture.operations
+        for b, (architecture, flow) in enumerate(zip(architectures, flows, strict=True)):
+            nodes = flow.operations
             k = len(nodes)
             unknown = {node.op for node in nodes} - vocabulary.keys()
-            if unknown:
+            if unknown and not is_open:
                 raise ArchitectureError(
                     "The hypernetwork knows the operations that it was trained with",
                     value=sorted(unknown),
                     remedy="Pretrain a GHN on a space that has them.",
                 )
-            op[b, :k] = [vocabulary[node.op] for node in nodes]
-            distance = _distances(nodes)
-            features[b, :k] = _features(architecture, nodes, distance)
+            op[b, :k] = [vocabulary.get(node.op, len(vocabulary)) for node in nodes]
+            sources = _numbered(flow)
+            distance = _distances(sources)
+            features[b, :k] = _features(architecture, flow, sources, distance)
             relation[b, :k, :k] = _relations(distance)
             mask[b, :k] = True
         on = torch.device(device)
@@ -115,14 +126,19 @@ class GraphBatch:
 FAR = np.int16(10_000)
 
 
-def _distances(nodes: Sequence[Node]) -> np.ndarray:
+def _numbered(flow: Dataflow) -> list[list[int]]:
+    """For each operation the numbers of those that it reads."""
+    index = {node.name: i for i, node in enumerate(flow.operations)}
+    return [[index[name] for name in sources] for sources in flow.sources]
+
+
+def _distances(sources: Sequence[Sequence[int]]) -> np.ndarray:
     """(n, n) int16: length of the shortest path from column to row along the edges; FAR where there is none."""
-    index = {node.name: i for i, node in enumerate(nodes)}
-    distance = np.full((len(nodes), len(nodes)), FAR, dtype=np.int16)
-    for i, node in enumerate(nodes):  # canonical order is topological
-        for name in node.inputs:
-            if name in index:
-                np.minimum(distance[i], distance[index[name]] + 1, out=distance[i])
+    n = len(sources)
+    distance = np.full((n, n), FAR, dtype=np.int16)
+    for i, before in enumerate(sources):  # canonical order is topological
+        for j in before:
+            np.minimum(distance[i], distance[j] + 1, out=distance[i])
         distance[i, i] = 0
     return distance
 
@@ -145,26 +161,26 @@ def _first(value: int | tuple[int, ...]) -> int:
     return value if isinstance(value, int) else max(value)
 
 
-def _features(architecture: Architecture, nodes: Sequence[Node], distance: np.ndarray) -> np.ndarray:
+def _features(
+    architecture: Architecture, flow: Dataflow, sources: Sequence[Sequence[int]], distance: np.ndarray
+) -> np.ndarray:
     """Local facts of each node, its place in the network, and its canonical position, which breaks ties openly."""
+    nodes = flow.operations
     n = len(nodes)
     shapes = architecture.shapes
-    index = {node.name: i for i, node in enumerate(nodes)}
     depth, height, n_readers = [0] * n, [0] * n, [0] * n
-    for i, node in enumerate(nodes):
-        for name in node.inputs:
-            if name in index:
-                j = index[name]
-                n_readers[j] += 1
-                depth[i] = max(depth[i], depth[j] + 1)
+    for i, before in enumerate(sources):
+        for j in before:
+            n_readers[j] += 1
+            depth[i] = max(depth[i], depth[j] + 1)
     for i in range(n - 1, -1, -1):
-        for name in nodes[i].inputs:
-            if name in index:
-                height[index[name]] = max(height[index[name]], height[i] + 1)
+        for j in sources[i]:
+            height[j] = max(height[j], height[i] + 1)
     local: dict[str, list[float]] = {}
+    nodes_by_name = architecture.by_name
     rows = []
     for i, node in enumerate(nodes):
-        shape, attributes = shapes[node.name], node.attributes
+        shape, attributes = shapes[node.name] or (1,), node.attributes
         kernel = shapes[node.inputs[1]][2:] if node.op == "conv" else attributes.get("kernel", 0)
         groups = attributes.get("groups", 1)
         kind = 0 if groups == 1 else 1 if groups == shape[0] else 2
@@ -181,18 +197,18 @@ def _features(architecture: Architecture, nodes: Sequence[Node], distance: np.nd
                 *local[key],
                 math.log2(shape[0]) / 8,
                 math.log2(math.prod(shape[1:])) / 8,
-                len(node.inputs) / 4,
+                sum(nodes_by_name[name].op != "buffer" for name in node.inputs) / 4,
                 n_readers[i] / 4,
                 math.log2(1 + depth[i]) / 8,
                 math.log2(1 + height[i]) / 8,
                 depth[i] / (depth[i] + height[i] + 1),
-                float(node.name == architecture.output),
+                float(node.name == flow.output),
                 math.log2(n) / 8,
             ]
         )
-    counted = np.array([[float(node.op == op) for op in COUNTED] for node in nodes], dtype=np.float32)
-    before = (distance < FAR).astype(np.float32)  # row: every node that leads to it, itself included
-    counts = [np.log2(1 + before @ counted) / 3, np.log2(1 + before.T @ counted) / 3]
+    of_ops = np.array([[float(node.op == op) for op in COUNTED] for node in nodes], dtype=np.float32)
+    leads = (distance < FAR).astype(np.float32)  # row: every node that leads to it, itself included
+    counts = [np.log2(1 + leads @ of_ops) / 3, np.log2(1 + leads.T @ of_ops) / 3]
     waves = [_waves(np.asarray(values, dtype=np.float32)) for values in (depth, height, range(n))]
     return np.concatenate([np.asarray(rows, dtype=np.float32), *counts, *waves], axis=1)
 
@@ -204,32 +220,33 @@ def _waves(values: np.ndarray) -> np.ndarray:
 
 
 def _groups(architectures: Sequence[Architecture], size: int, device: torch.device) -> tuple[ParameterGroup, ...]:
-    rows: dict[tuple[str, bool, Shape], list[tuple[int, str, int, int, bool]]] = {}
-    shared: dict[tuple[str, bool, Shape], list[tuple[int, int]]] = {}
+    rows: dict[tuple[str, bool, Shape, int], list[tuple[int, str, int, int, bool]]] = {}
+    shared: dict[tuple[str, bool, Shape, int], list[tuple[int, int]]] = {}
     for b, architecture in enumerate(architectures):
-        index = {node.name: b * size + i for i, node in enumerate(architecture.operations)}
+        flow = architecture.dataflow
+        index = {node.name: b * size + i for i, node in enumerate(flow.operations)}
         for spec in architecture.parameters:
             first = architecture.by_name[spec.consumers[0]]
             depthwise = spec.role == "weight" and first.attributes.get("groups", 1) > 1 and spec.shape[1:2] == (1,)
-            key = (spec.role, depthwise, spec.shape)
+            key = (spec.role, depthwise, spec.shape, spec.fan_in)
             members = rows.setdefault(key, [])
             for other in spec.consumers[1:]:
                 shared.setdefault(key, []).append((len(members), index[other]))
-            slot = min(architecture.canonical_inputs(first).index(spec.name), MAX_SLOT)
+            slot = min(flow.uses[spec.name][0][1], MAX_SLOT)
             members.append((b, spec.name, index[first.name], slot, spec.is_head))
     groups = []
-    for (role, depthwise, shape), members in sorted(rows.items()):
+    for (role, depthwise, shape, fan_in), members in sorted(rows.items()):
         owner, names, node, slots, heads = zip(*members, strict=True)
         groups.append(
             ParameterGroup(
                 shape,
                 role,
                 depthwise,
-                math.prod(shape[1:]),
+                fan_in,
                 owner,
                 names,
                 torch.tensor(node, device=device),
-                tuple(shared.get((role, depthwise, shape), ())),
+                tuple(shared.get((role, depthwise, shape, fan_in), ())),
                 torch.tensor(slots, device=device),
                 torch.tensor(heads, device=device),
             )

@@ -13,7 +13,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ __all__ = ["MetaSettings", "Progress", "is_held_out", "meta_train"]
 
 HELD_OUT = 32  # one architecture in so many is never meta-trained on
 N_VAL_ARCHITECTURES, N_VAL_IMAGES = 16, 256
+HIDDEN = 0.02  # share of the operations that a GHN with an open vocabulary does not see the name of
 
 
 @dataclass(frozen=True)
@@ -91,18 +92,19 @@ def is_held_out(digest: str) -> bool:
 def sample_architectures(
     space: SearchSpace, scale: Scale, n: int, rng: random.Random, *, held_out: bool
 ) -> list[Architecture]:
-    """n architectures of the train part, or of the held-out part, of the space.
+    """n architectures of the train part, or of the held-out part, of the space (of its split ``train`` if it has one).
 
     A space too small to have a held-out part (or with nothing else) is sampled whole.
     """
+    split = "train" if "train" in space.splits else None
     found: list[Architecture] = []
     for _ in range(n * HELD_OUT * 20):
-        architecture = space.sample(rng, scale)
+        architecture = space.sample(rng, scale, split)
         if is_held_out(architecture.digest) == held_out:
             found.append(architecture)
             if len(found) == n:
                 return found
-    return found + [space.sample(rng, scale) for _ in range(n - len(found))]
+    return found + [space.sample(rng, scale, split) for _ in range(n - len(found))]
 
 
 def meta_train(
@@ -115,6 +117,7 @@ def meta_train(
     device: torch.device | None = None,
     out: Path | None = None,
     resume: bool = False,
+    start: GHN | None = None,
     n_workers: int | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
     stop: StopRequest | None = None,
@@ -125,6 +128,7 @@ def meta_train(
         scale: of the networks; images are average-pooled to its size.
         out: checkpoint, written every half minute, at an interruption and at the end.
         resume: go on from ``out``.
+        start: begin from its weights, wherever the two configurations agree; operations are matched by name.
         report: called after every step.
 
     Returns:
@@ -141,6 +145,8 @@ def meta_train(
     trainer = _Trainer(space, dataset, scale, settings, config or GHNConfig(), device)
     if resume and out is not None:
         trainer.restore(out)
+    elif start is not None:
+        trainer.ghn.start_from(start)
     saved = time.monotonic()
     with WorkerPool(device, n_workers) as pool:
         try:
@@ -174,11 +180,16 @@ class _Trainer:
     ) -> None:
         self.space, self.dataset, self.scale, self.settings, self.device = space, dataset, scale, settings, device
         self.ghn = GHN(config, seed=settings.seed).to(device).train()
+        side = min(dataset.input_shape[1:])  # images are never enlarged
+        self.scales = [(share, used) for share, used in space.meta_scales(scale) if used.input_shape[1] <= side]
         self.optimizer = torch.optim.AdamW(
             self.ghn.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, betas=(0.9, 0.98)
         )
         resolution = scale.input_shape[1]
-        self.train_images, self.train_labels = dataset.images("train", resolution=resolution, device=device)
+        self.train_images = {}
+        for _, used in self.scales:
+            size = used.input_shape[1]
+            self.train_images[size], self.train_labels = dataset.images("train", resolution=size, device=device)
         images, labels = dataset.images("val", resolution=resolution, device=device)
         # of every class: files in class folders come class by class
         some = torch.from_numpy(stratified_take(dataset.val.labels.numpy(), min(N_VAL_IMAGES, len(labels)))[0])
@@ -210,9 +221,10 @@ class _Trainer:
         start = time.monotonic()
         settings = self.settings
         rng = random.Random(f"{settings.seed}/{self.step}")
-        architectures = sample_architectures(self.space, self.scale, settings.meta_batch, rng, held_out=False)
-        x, y = self._images()
-        emission: Emission = self.ghn(GraphBatch.of(architectures, self.ghn.vocabulary, self.device))
+        scale = self._scale(rng)
+        architectures = sample_architectures(self.space, scale, settings.meta_batch, rng, held_out=False)
+        x, y = self._images(scale.input_shape[1])
+        emission: Emission = self.ghn(self._hide(self.ghn.batch(architectures), rng))
         # numbers only: the networks' own autograd graphs end at these leaves
         detached = [buffer.detach() for buffer in emission.buffers]
 
@@ -222,6 +234,9 @@ class _Trainer:
             leaves = [detached[group][row].requires_grad_() for group, row in rows]
             with autocast(self.device):
                 loss = F.cross_entropy(program.run(x, leaves), y)
+                # a network far worse than a guess says little, and must not drown the others of its step
+                cap = 2 * math.log(scale.n_classes)
+                loss = torch.where(loss <= cap, loss, cap * (1 + torch.log(loss / cap)))
             return loss.item(), list(torch.autograd.grad(loss, leaves, allow_unused=True))
 
         results = pool.map(gradients, range(len(architectures)))
@@ -236,10 +251,23 @@ class _Trainer:
             self.validate(pool)
         self.seconds += time.monotonic() - start
 
-    def _images(self) -> tuple[Tensor, Tensor]:
+    def _scale(self, rng: random.Random) -> Scale:
+        if len(self.scales) == 1:
+            return self.scales[0][1]
+        return rng.choices([scale for _, scale in self.scales], [share for share, _ in self.scales])[0]
+
+    def _hide(self, batch: GraphBatch, rng: random.Random) -> GraphBatch:
+        """Give some operations the embedding of unknown ones, so that it comes to mean something."""
+        if not self.ghn.config.open_vocabulary:
+            return batch
+        generator = torch.Generator().manual_seed(rng.getrandbits(32))
+        hidden = (torch.rand(batch.op.shape, generator=generator) < HIDDEN).to(self.device)
+        return replace(batch, op=batch.op.masked_fill(hidden, len(self.ghn.vocabulary)))
+
+    def _images(self, resolution: int) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(hash((self.settings.seed, self.step)) & 0x7FFF_FFFF)
         rows = torch.randint(len(self.train_labels), (self.settings.n_images,), generator=generator).to(self.device)
-        x = self.train_images[rows]
+        x = self.train_images[resolution][rows]
         if self.settings.augment:
             policy = self.dataset.augmentation.at_resolution(x.shape[2], self.dataset.input_shape[1])
             x = augment(x, policy, generator)
@@ -283,7 +311,7 @@ class _Trainer:
 
     def validate(self, pool: WorkerPool) -> None:
         with torch.inference_mode():
-            emission: Emission = self.ghn(GraphBatch.of(self.val_architectures, self.ghn.vocabulary, self.device))
+            emission: Emission = self.ghn(self.ghn.batch(self.val_architectures))
         x, y = self.val
 
         def evaluate(index: int) -> tuple[float, float]:

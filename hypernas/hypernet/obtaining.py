@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,22 +12,46 @@ from filelock import FileLock, Timeout
 
 from hypernas.data import Dataset
 from hypernas.errors import StoreError
+from hypernas.graphs.primitives import PRIMITIVES
 from hypernas.hypernet.checkpoint import GHNInfo, load_checkpoint
+from hypernas.hypernet.config import GHNConfig
 from hypernas.hypernet.finding import FoundGHN, cache_path, find_ghn
 from hypernas.hypernet.ghn import GHN
 from hypernas.hypernet.meta_train import MetaSettings, Progress, meta_train
 from hypernas.interrupts import StopRequest
 from hypernas.spaces.space import Scale, SearchSpace
 
-__all__ = ["default_steps", "obtain_ghn"]
+__all__ = ["default_config", "default_steps", "obtain_ghn"]
 
 DIGITS_STEPS = 800  # about 90 s on two cores
 OTHER_STEPS = 4_000
+N_VOCABULARY = 1_000  # architectures that show which operations a space uses
 
 
 def default_steps(dataset: Dataset) -> int:
     """Steps of meta-training where the user names none: a fixed number, so that the result can be repeated."""
     return DIGITS_STEPS if len(dataset.train.labels) <= 5_000 else OTHER_STEPS
+
+
+def default_config(
+    space: SearchSpace, scale: Scale, encoder: str | None = None, base: GHNConfig | None = None
+) -> GHNConfig:
+    """The configuration of a new GHN.
+
+    That of a general space has the operations that the space uses, and one embedding for all others.
+
+    Args:
+        encoder: None for the base's.
+        base: to start from; None for the defaults.
+    """
+    config = base or GHNConfig()
+    config = replace(config, encoder=encoder or config.encoder)
+    if not space.is_general:
+        return config if base is None else replace(config, vocabulary=tuple(PRIMITIVES), open_vocabulary=False)
+    rng = random.Random(0)
+    samples = (space.sample(rng, scale) for _ in range(N_VOCABULARY))
+    used = sorted({node.op for sample in samples for node in sample.dataflow.operations})
+    return replace(config, vocabulary=tuple(used), open_vocabulary=True)
 
 
 def obtain_ghn(
@@ -64,7 +90,15 @@ def obtain_ghn(
                         "steps. It is kept, and the next search starts at once."
                     )
                     ghn, info = meta_train(
-                        space, dataset, scale, settings, device=device, out=path, report=report, stop=stop
+                        space,
+                        dataset,
+                        scale,
+                        settings,
+                        config=default_config(space, scale),
+                        device=device,
+                        out=path,
+                        report=report,
+                        stop=stop,
                     )
                     return ghn, info, path, True
         except OSError as error:

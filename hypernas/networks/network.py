@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from hypernas.errors import ArchitectureError, CheckpointError, StoreError
 from hypernas.graphs.architecture import Architecture
+from hypernas.graphs.primitives import Layout, Shape
 from hypernas.networks.interpreter import compile_program
 
 __all__ = ["Network", "load_network", "random_weights"]
@@ -47,14 +48,14 @@ class Network(nn.Module):
             owner, leaf = self._owner(spec.name)
             # not register_parameter: it refuses names that nn.Module uses itself, which a user's space may use too
             owner._parameters[leaf] = nn.Parameter(weights[spec.name].detach().clone().float())
-        self._norms = [node.name for node in architecture.operations if node.op == "batch_norm"]
-        for name in self._norms:
-            channels = architecture.shapes[name][0]
-            owner, leaf = self._owner(f"{name}.running_mean")
-            owner.register_buffer("running_mean", torch.zeros(channels))
-            owner.register_buffer("running_var", torch.ones(channels))
+        self._statistics: list[tuple[str, nn.Module, str]] = []
+        channels = {s.statistics: architecture.shapes[s.name] for s in self.program.steps if s.statistics}
+        for names, shape in channels.items():
+            for name, fill in zip(names, (0.0, 1.0), strict=True):
+                owner, leaf = self._owner(name)
+                owner.register_buffer(leaf, torch.full((_n_channels(shape),), fill))
+                self._statistics.append((name, owner, leaf))
         self._read = [self._owner(name) for name in self.program.parameter_names]
-        self._read_norms = {name: self._owner(f"{name}.running_mean")[0] for name in self._norms}
 
     def _owner(self, name: str) -> tuple[nn.Module, str]:
         """The (new) sub-module that holds ``a.b.c``, and ``c``: a state dict's names may not be flat."""
@@ -70,7 +71,7 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         weights = [module._parameters[leaf] for module, leaf in self._read]
-        running = {name: (m.running_mean, m.running_var) for name, m in self._read_norms.items()}
+        running = {name: module._buffers[leaf] for name, module, leaf in self._statistics}
         return self.program.run(x, weights, training=self.training, running=running)  # type: ignore[arg-type]
 
     def save(self, folder: Path, extra: Mapping[str, object] | None = None) -> Path:
@@ -90,6 +91,10 @@ class Network(nn.Module):
                 f"The network can be saved ({error})", value=str(folder), remedy="Free the disk."
             ) from None
         return path
+
+
+def _n_channels(shape: Shape) -> int:
+    return shape[1] if type(shape) is Layout else shape[0]
 
 
 def load_network(folder: str | Path) -> Network:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import pkgutil
 import random
-import signal
-import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import ModuleType
 
 from hypernas.errors import HypernasError, SpaceError, close_matches
 from hypernas.spaces.space import SearchSpace
+from hypernas.user_code import TooSlow, import_file, line_of, time_limit
 
 __all__ = ["load_space", "shipped_spaces"]
 
@@ -60,14 +57,10 @@ def load_space(name_or_path: str) -> SearchSpace:
 def _load_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise SpaceError("The space's file exists", value=str(path), remedy="Check the path given to --space.")
-    spec = importlib.util.spec_from_file_location(f"hypernas_user_space_{path.stem}", path)
-    if spec is None or spec.loader is None:
+    if path.suffix != ".py":
         raise SpaceError("A space's file is Python and ends in .py", value=str(path))
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses and pickling look their module up
     with _guarded(str(path), "importing it"):
-        spec.loader.exec_module(module)
-    return module
+        return import_file(path, f"hypernas_user_space_{path.stem}")
 
 
 def _only_space(module: ModuleType, where: str) -> SearchSpace:
@@ -89,55 +82,21 @@ def _only_space(module: ModuleType, where: str) -> SearchSpace:
         return cls()
 
 
-class _TooSlow(BaseException):
-    """Raised by the timer; not an Exception, so that a user's ``except Exception`` cannot keep it."""
-
-
 @contextmanager
 def _guarded(where: str, doing: str) -> Iterator[None]:
     """Turn whatever a user's code raises, and a loop without end, into one SpaceError."""
     try:
-        with _time_limit():
+        with time_limit(TIME_LIMIT_S):
             yield
     except HypernasError as error:
         raise SpaceError(f"{where}: {doing} failed: {error}") from error
-    except _TooSlow:
+    except TooSlow:
         raise SpaceError(
             f"{where}: {doing} takes at most {TIME_LIMIT_S:.0f} s; it took longer",
             remedy="Look for a loop without end.",
         ) from None
     except (Exception, SystemExit) as error:
-        line = _line_of(error, where)
+        line = line_of(error, where)
         raise SpaceError(
             f"{where}{line}: {doing} raised {type(error).__name__}: {error}", remedy="Mend the space's file."
         ) from error
-
-
-def _line_of(error: BaseException, where: str) -> str:
-    """``:12``, the last line of the user's file that the error passed through."""
-    line = getattr(error, "lineno", None) if isinstance(error, SyntaxError) else None
-    trace = error.__traceback__
-    while trace is not None:
-        if trace.tb_frame.f_code.co_filename.endswith(where):
-            line = trace.tb_lineno
-        trace = trace.tb_next
-    return "" if line is None else f":{line}"
-
-
-@contextmanager
-def _time_limit() -> Iterator[None]:
-    """Interrupt after the limit; only the main thread can be interrupted, elsewhere there is no limit."""
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGALRM"):
-        yield
-        return
-
-    def expire(signum: int, frame: FrameType | None) -> None:
-        raise _TooSlow
-
-    before = signal.signal(signal.SIGALRM, expire)
-    signal.setitimer(signal.ITIMER_REAL, TIME_LIMIT_S)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)

@@ -6,6 +6,7 @@ A space of your own is a Python file with one subclass of ``SearchSpace``; READM
 from __future__ import annotations
 
 import abc
+import fnmatch
 import json
 import random
 import sys
@@ -14,13 +15,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from hypernas.errors import HypernasError, SpaceError
+from hypernas.errors import HypernasError, SpaceError, close_matches
 from hypernas.graphs.architecture import Architecture
 from hypernas.graphs.primitives import Shape
 
-__all__ = ["Choice", "Chooser", "Scale", "SearchSpace", "parse_decisions", "random_chooser", "replay_chooser"]
+__all__ = [
+    "Choice",
+    "Chooser",
+    "Restriction",
+    "Scale",
+    "SearchSpace",
+    "allows",
+    "parse_decisions",
+    "random_chooser",
+    "replay_chooser",
+    "restricted_chooser",
+]
 
 Choice = str | int | float | bool
+Restriction = Mapping[str, tuple[Choice, ...]]  # name of a decision, or a pattern of names -> the options allowed
 MAX_CHOICES = 10_000  # a build that asks for more than this is taken to loop
 
 
@@ -95,6 +108,41 @@ def random_chooser(rng: random.Random) -> Chooser:
     return Chooser(lambda name, options: options[rng.randrange(len(options))])
 
 
+def restricted_chooser(rng: random.Random, restriction: Restriction, what: str = "the restriction") -> Chooser:
+    """Each allowed option with equal probability; decisions that the restriction does not speak of are free.
+
+    Args:
+        what: name of the restriction, for the error.
+
+    Raises:
+        SpaceError: from the chooser, where a decision offers nothing that is allowed.
+    """
+
+    def pick(name: str, options: tuple[Choice, ...]) -> Choice:
+        wanted = _allowed(restriction, name)
+        allowed = options if wanted is None else tuple(option for option in options if option in wanted)
+        if not allowed:
+            raise SpaceError(
+                f"Decision {name!r} offers one of the options that {what} allows, {list(wanted or ())}",
+                value=list(options),
+                remedy="Mend the space's splits.",
+            )
+        return allowed[rng.randrange(len(allowed))]
+
+    return Chooser(pick)
+
+
+def allows(restriction: Restriction, decisions: Mapping[str, Choice]) -> bool:
+    """Whether the decisions could have been sampled under the restriction."""
+    wanted = {name: _allowed(restriction, name) for name in decisions}
+    return all(wanted[name] is None or value in (wanted[name] or ()) for name, value in decisions.items())
+
+
+def _allowed(restriction: Restriction, name: str) -> tuple[Choice, ...] | None:
+    """The options of the first key that fits: the decision's name, or a pattern such as ``stages.*.blocks``."""
+    return next((allowed for key, allowed in restriction.items() if fnmatch.fnmatchcase(name, key)), None)
+
+
 def replay_chooser(decisions: Mapping[str, Choice]) -> Chooser:
     """The recorded decisions again; raises ``SpaceError`` for one that is missing or no longer an option."""
 
@@ -136,15 +184,24 @@ class SearchSpace(abc.ABC):
         name: how ``--space`` calls it.
         version: raised whenever a change makes old decisions mean something else.
         data_sets: names of the data sets it is meant for, the preferred first.
+        is_general: whether a GHN of this space serves architectures from outside it.
+        splits: name -> which options its architectures are sampled from. A GHN is meta-trained on ``train`` where there
+            is one, else on everything.
     """
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
     data_sets: ClassVar[tuple[str, ...]] = ("cifar10",)
+    is_general: ClassVar[bool] = False
+    splits: ClassVar[Mapping[str, Restriction]] = {}
 
     @abc.abstractmethod
     def build(self, choose: Chooser, scale: Scale) -> Architecture:
         """One architecture: every decision through ``choose(name, options)``, every size from ``scale``. Pure."""
+
+    def meta_scales(self, scale: Scale) -> tuple[tuple[float, Scale], ...]:
+        """The scales that meta-training draws from, each with its share; ``scale`` is the one of scoring."""
+        return ((1.0, scale),)
 
     def scoring_scale(self, input_shape: Shape, n_classes: int) -> Scale:
         """The scale at which candidates are scored: small. Images are average-pooled to its ``input_shape``."""
@@ -202,9 +259,24 @@ class SearchSpace(abc.ABC):
             architecture.nodes, architecture.output, architecture.shapes, structure, choose.decisions
         )
 
-    def sample(self, rng: random.Random, scale: Scale | None = None) -> Architecture:
-        """One architecture with every option equally likely, at the scoring scale unless told otherwise."""
-        return self.candidate(random_chooser(rng), scale)
+    def sample(self, rng: random.Random, scale: Scale | None = None, split: str | None = None) -> Architecture:
+        """One architecture with every option equally likely, at the scoring scale unless told otherwise.
+
+        Args:
+            split: sample from its options only.
+
+        Raises:
+            SpaceError: for a split that the space does not have.
+        """
+        if split is None:
+            return self.candidate(random_chooser(rng), scale)
+        if split not in self.splits:
+            raise SpaceError(
+                f"A split of space {self.name!r} is one of {list(self.splits)}",
+                value=split,
+                remedy=close_matches(split, self.splits),
+            )
+        return self.candidate(restricted_chooser(rng, self.splits[split], f"split {split!r}"), scale)
 
     def replay(
         self, decisions: Mapping[str, Choice], scale: Scale | None = None, *, digest: str | None = None

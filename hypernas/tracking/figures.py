@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["learning_curves", "score_against_cost", "score_against_trained", "score_histogram"]
+    from hypernas.evaluation.report import FineTuning
+
+__all__ = ["finetuning_curves", "learning_curves", "score_against_cost", "score_against_trained", "score_histogram"]
 
 # Okabe and Ito (2008), without the yellow, which is too light for lines on white
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -141,6 +143,34 @@ def _curves_legend(axes: Axes) -> None:
         Line2D([], [], color="#555555", marker="o", linestyle="none", markersize=8, label="weights kept"),
     ]
     axes.legend(handles=[*handles, *keys], frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+
+def finetuning_curves(tuning: FineTuning) -> Figure:
+    """Val accuracy and losses from emitted and from random weights; accuracy from before the first epoch on."""
+    figure, (accuracy, loss) = _figure(2)
+    _title(accuracy, "Val accuracy in fine-tuning" + _saving(tuning))
+    _title(loss, "Loss in fine-tuning")
+    for (name, report), colour in zip(tuning.reports.items(), (ALL, TRAINED), strict=True):
+        epochs = [epoch.epoch for epoch in report.history]
+        values = [tuning.before[name], *(epoch.val_accuracy for epoch in report.history)]
+        label = f"from {name} weights"
+        accuracy.plot([0, *epochs], values, color=colour, linewidth=1.8, marker=".", label=label)
+        accuracy.plot(report.best_epoch, report.val_accuracy, "o", color=colour, markersize=8)
+        single = "o" if len(epochs) == 1 else None
+        loss.plot(epochs, [e.val_loss for e in report.history], color=colour, linewidth=1.8, marker=single, label=label)
+        train = [e.train_loss for e in report.history]
+        loss.plot(epochs, train, color=colour, linewidth=1.2, linestyle="--", alpha=0.7, marker=single)
+    for axes, unit in ((accuracy, "val accuracy (%)"), (loss, "loss (nats)")):
+        axes.set_xlabel("epoch (0: before training)" if axes is accuracy else "epoch", fontsize=11)
+        axes.set_ylabel(unit, fontsize=11)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    _curves_legend(loss)
+    return figure
+
+
+def _saving(tuning: FineTuning) -> str:
+    parts = [f"{share} %: {n}" for share, n in tuning.saved.items() if n is not None]
+    return f"\nepochs saved to reach a share of the random start's best: {', '.join(parts)}" if parts else ""
 
 
 # --- style ---------------------------------------------------------------------------------------------------------

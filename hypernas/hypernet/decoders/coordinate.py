@@ -12,6 +12,7 @@ ratio: of up to 256 channels no two codes correlate by more than a half.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -32,6 +33,9 @@ HEAD_GAIN = math.log(4.0)
 # rate of 5e-4), the codes of channels slowly.
 CORE_STD, CODE_STD = 0.02, 1.0
 GOLDEN = (math.sqrt(5) - 1) / 2
+MAX_AXES = 5
+MAX_KEPT = 4096  # codes of longer axes are not kept for the next pass
+SLOPE = 0.25  # where torch.nn.PReLU starts
 # beyond this many values a basis is not spelled out; each tensor's own core is expanded instead
 MAX_BASIS_VALUES = 1 << 24
 
@@ -46,6 +50,22 @@ def codes(coordinates: Tensor, n_waves: int = N_WAVES) -> Tensor:
     return (math.sqrt(2) * torch.cos(2 * math.pi * phase)).float()
 
 
+@functools.lru_cache(maxsize=512)
+def _channel_codes(n: int, device: torch.device) -> Tensor:
+    with torch.inference_mode(False), torch.no_grad():  # kept for passes with gradients too
+        return codes(torch.arange(n, device=device))
+
+
+@functools.lru_cache(maxsize=256)
+def _kernel_codes(sizes: tuple[int, ...], device: torch.device) -> Tensor:
+    with torch.inference_mode(False), torch.no_grad():
+        axes = [torch.arange(size, device=device) - (size - 1) / 2 for size in sizes]
+        grid = torch.cartesian_prod(*axes).view(-1, len(sizes))
+        # one number a position: axes are told apart by weights that no two positions share
+        weights = torch.tensor([1.0, math.sqrt(3), math.sqrt(7)][: len(sizes)], device=device)
+        return codes(grid @ weights)
+
+
 Shared = dict[Any, Tensor]  # what the groups of one pass compute once
 
 
@@ -57,7 +77,9 @@ class Axis(nn.Module):
         self.map = nn.Parameter(torch.randn(N_WAVES, rank) * CODE_STD)
 
     def forward(self, n: int) -> Tensor:
-        return codes(torch.arange(n, device=self.map.device)) @ self.map * (1 / (CODE_STD * math.sqrt(N_WAVES)))
+        device = self.map.device
+        channel_codes = _channel_codes(n, device) if n <= MAX_KEPT else codes(torch.arange(n, device=device))
+        return channel_codes @ self.map * (1 / (CODE_STD * math.sqrt(N_WAVES)))
 
 
 class KernelAxis(nn.Module):
@@ -68,11 +90,7 @@ class KernelAxis(nn.Module):
         self.map = nn.Parameter(torch.randn(N_WAVES, rank) * CODE_STD)
 
     def forward(self, sizes: tuple[int, ...]) -> Tensor:
-        axes = [torch.arange(size, device=self.map.device) - (size - 1) / 2 for size in sizes]
-        grid = torch.cartesian_prod(*axes).view(-1, len(sizes))
-        # one number a position: axes are told apart by weights that no two positions share
-        weights = torch.tensor([1.0, math.sqrt(3), math.sqrt(7)][: len(sizes)], device=grid.device)
-        return codes(grid @ weights) @ self.map * (1 / (CODE_STD * math.sqrt(N_WAVES)))
+        return _kernel_codes(sizes, self.map.device) @ self.map * (1 / (CODE_STD * math.sqrt(N_WAVES)))
 
 
 class Head(nn.Module):
@@ -94,6 +112,9 @@ class Head(nn.Module):
 
     def forward(self, z: Tensor, shape: tuple[int, ...], shared: Shared | None = None) -> Tensor:
         """(n, dim) -> (n, *shape), not normalised."""
+        if len(shape) > MAX_AXES:  # weights of products in more axes than a 3-D convolution has
+            flat: Tensor = self(z, (shape[0], math.prod(shape[1:])), shared)
+            return flat.view(len(z), *shape)
         # a vector's one axis runs over all its values: that of a layer norm may have several axes
         sizes: dict[str, int] = {"o": shape[0] if len(self.axes) > 1 else math.prod(shape)}
         if "i" in self.axes:
@@ -167,8 +188,8 @@ class CoordinateDecoder(nn.Module):
         z = z + self.slot(group.slot)
         kind = self.kind(group)
         raw: Tensor = self.heads[kind](z, group.shape, shared)
-        if group.role == "scale":
-            return 1 + 0.2 * raw
+        if group.role in ("scale", "slope"):
+            return (1 + 0.2 * raw) * (SLOPE if group.role == "slope" else 1)
         if group.role in ("shift", "bias"):
             return 0.2 * raw
         weight = normalize_weight(raw, group.fan_in, gain=1.0 if kind == "linear" else 2.0)
@@ -180,7 +201,7 @@ class CoordinateDecoder(nn.Module):
     @staticmethod
     def kind(group: ParameterGroup) -> str:
         if group.role != "weight":
-            return group.role
+            return "scale" if group.role == "slope" else group.role
         if group.depthwise:
             return "depthwise"
-        return "linear" if len(group.shape) <= 2 else "conv"
+        return "conv" if 2 < len(group.shape) <= MAX_AXES else "linear"

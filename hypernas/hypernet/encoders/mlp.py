@@ -16,7 +16,7 @@ class NodeEmbedding(nn.Module):
 
     def __init__(self, config: GHNConfig) -> None:
         super().__init__()
-        self.op = nn.Embedding(len(config.vocabulary), config.dim)
+        self.op = nn.Embedding(len(config.vocabulary) + config.open_vocabulary, config.dim)
         self.features = nn.Linear(N_FEATURES, config.dim)
 
     def forward(self, batch: GraphBatch) -> Tensor:

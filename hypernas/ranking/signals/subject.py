@@ -99,7 +99,7 @@ def block_outputs(architecture: Architecture) -> tuple[str, ...]:
         last.pop(block, None)
         last[block] = node.name
     last.pop(_block(architecture.output), None)
-    return tuple(last.values())
+    return tuple(name for name in last.values() if len(shapes[name]) == 3)  # not blocks that give tokens
 
 
 def _block(node: str) -> str:
