@@ -44,14 +44,11 @@ def of_a_module(ghn: GHN, repeats: int) -> None:
         ghn.emit([second.architecture])
         emit.append(time.perf_counter() - start)
     made = second.architecture
+    n_operations = len(made.dataflow.operations)
+    print(f"ResNet-50, {made.n_parameters:,} parameters, {n_operations} operations, median of {repeats}:")
+    print(f"  torch.export {middle(capture):.2f} s; added by hypernas {middle(convert) + middle(emit):.3f} s")
     print(
-        f"ResNet-50, {made.n_parameters:,} parameters, {len(made.dataflow.operations)} operations, median of {repeats}:"
-    )
-    print(
-        f"  torch.export {middle(capture):.2f} s; added by hypernas {middle(convert) + middle(emit):.3f} s: conversion"
-    )
-    print(
-        f"  {middle(convert):.3f}, encoding and emission {middle(emit):.3f} s (reading and encoding alone {middle(encode):.3f})"
+        f"  conversion {middle(convert):.3f} s; encoding and emission {middle(emit):.3f} s, encoding {middle(encode):.3f}"
     )
 
 

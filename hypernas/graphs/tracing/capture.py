@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from hypernas.errors import TraceError
 from hypernas.graphs.primitives import Shape
-from hypernas.graphs.tracing.failures import line_of_stack, refusal
+from hypernas.graphs.tracing.failures import first_line, line_of_stack, refusal
 from hypernas.graphs.tracing.isolation import isolated, quiet
 from hypernas.graphs.tracing.values import BATCHES
 
@@ -196,8 +196,14 @@ class Captured:
         """The same without these operations, where torch has them in smaller ones, and without writing in place."""
         table = torch.export.default_decompositions()
         chosen: dict[Any, Callable[..., Any]] = {op: table[op] for op in operations if op in table}
-        with quiet(), torch.no_grad():
-            programs = [graph.program.run_decompositions(chosen) for graph in self.graphs]
+        try:
+            with quiet(), torch.no_grad():
+                programs = [graph.program.run_decompositions(chosen) for graph in self.graphs]
+        except Exception as error:
+            raise TraceError(
+                f"torch.export can take the module's operations apart, but raised {first_line(error)}",
+                remedy="Write into no part of a tensor (x[:, 0] = y); torch.cat or torch.where make a new one.",
+            ) from None
         return Captured((_graph(programs[0]), _graph(programs[1])))
 
 

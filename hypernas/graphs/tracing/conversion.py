@@ -31,6 +31,8 @@ SHAPE_ONLY = frozenset(
         *("new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided", "fill", "zero"),
     )
 )
+# an operation called in a way that its conversion does not know is listed like one that has none
+UNFORESEEN = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 RENAMED = {"self": "x", "input": "x"}
 
 
@@ -119,6 +121,8 @@ class Walk:
         if a.target is operator.getitem and isinstance(args[0], (list, tuple)) and args[0][args[1]] is not None:
             return args[0][args[1]]
         lost = next((leaf for leaf in leaves if isinstance(leaf, Lost)), None)
+        if lost is not None and lost.record == -1:
+            return self._uncovered(a, b, "it works across the samples of a batch", leaves)
         if lost is not None:  # no gap of its own
             self._note(lost.record, leaves)
             return self._stand_in(a.meta.get("val"), b.meta.get("val"), lost.record, leaves)
@@ -126,6 +130,8 @@ class Walk:
             return self._converted(a, args, kwargs, leaves)
         except Gap as gap:
             return self._uncovered(a, b, str(gap), leaves)
+        except UNFORESEEN:
+            return self._uncovered(a, b, "arguments that no conversion foresees", leaves)
 
     def _converted(self, node: Node, args: Any, kwargs: Any, leaves: Sequence[Any]) -> Any:
         target: Any = node.target
@@ -215,9 +221,14 @@ class Walk:
         """The arguments of both batch sizes as one: nodes as their values, numbers that differ as pairs."""
         from torch.fx import Node
 
+        if isinstance(a, Node) and a.op == "get_attr":  # a branch of torch.cond, or a tensor
+            value = operator.attrgetter(str(a.target))(a.graph.owning_module)
+            return self._constant(value) if isinstance(value, Tensor) else value
         if isinstance(a, Node):
             return self._env[self.live.tensor(a)]
         if isinstance(a, (list, tuple)):
+            if len(a) != len(b):  # a list with an item for each sample
+                return Lost(-1)
             return tuple(self._merged(x, y) for x, y in zip(a, b, strict=True))
         if isinstance(a, Mapping):
             return {key: self._merged(a[key], b[key]) for key in a}

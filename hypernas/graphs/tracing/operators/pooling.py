@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -20,21 +20,38 @@ def _spatial(x: Value, n: int) -> tuple[int, ...]:
     return tuple(fixed(x, 2 + i) for i in range(n))
 
 
-def _window(g: Draft, a: Arguments, n: int) -> tuple[Value, tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """(x, kernel, stride, padding)."""
+class _Window(NamedTuple):
+    """Where a pool looks, for each spatial axis.
+
+    Attributes:
+        beyond: how far the last window reaches beyond the padded image, where ``ceil_mode`` has one that does.
+    """
+
+    sizes: tuple[int, ...]
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    beyond: tuple[int, ...]
+
+
+def _window(x: Value, a: Arguments) -> _Window:
+    n = len(a.kernel_size) if len(a.kernel_size) > 1 else x.rank - 2
     kernel = ints(a.kernel_size, n)
-    return g.value(a.x), kernel, ints(a.stride, n) if a.stride else kernel, ints(a.padding, n)
+    stride = ints(a.stride, n) if a.stride else kernel
+    given = zip(_spatial(x, n), kernel, stride, ints(a.padding, n), strict=True)
+    return _Window(*zip(*(_along(*axis, ceil=bool(a.ceil_mode)) for axis in given), strict=True))
 
 
-def _beyond(sizes: tuple[int, ...], kernel: Any, stride: Any, padding: Any, *, ceil: bool) -> tuple[int, ...]:
-    """How far, on each axis, the last window reaches beyond the padded image (torch's rule for ``ceil_mode``)."""
-    beyond = []
-    for size, k, s, p in zip(sizes, kernel, stride, padding, strict=True):
-        n = -(-(size + 2 * p - k) // s) + 1
-        if (n - 1) * s >= size + p:  # the last window starts inside the image or the padding before it
-            n -= 1
-        beyond.append(max(0, (n - 1) * s + k - (size + 2 * p)) if ceil else 0)
-    return tuple(beyond)
+def _along(size: int, k: int, s: int, p: int, *, ceil: bool) -> tuple[int, int, int, int, int]:
+    """One axis, with torch's rule for ``ceil_mode``; a window that is larger than all there is takes just that."""
+    if not ceil:
+        return size, k, s, p, 0
+    n = -(-(size + 2 * p - k) // s) + 1
+    if (n - 1) * s >= size + p:  # the last window starts inside the image or the padding before it
+        n -= 1
+    if n <= 1 and k > size + 2 * p:
+        return size, size + 2 * p, 1, p, 0
+    return size, k, s, p, max(0, (n - 1) * s + k - (size + 2 * p))
 
 
 def _padded(g: Draft, x: Value, before: tuple[int, ...], after: tuple[int, ...], value: float) -> Value:
@@ -50,13 +67,12 @@ def _sizes(kernel: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int,
 
 @operation("max_pool1d", "max_pool2d", "max_pool3d")
 def _max_pool(g: Draft, a: Arguments) -> Value:
-    n = len(a.kernel_size) if len(a.kernel_size) > 1 else g.value(a.x).rank - 2
-    x, kernel, stride, padding = _window(g, a, n)
-    if set(ints(a.dilation, n)) != {1}:
+    x = g.value(a.x)
+    w = _window(x, a)
+    if set(a.dilation) != {1}:
         raise Gap("dilated max pooling")
-    beyond = _beyond(_spatial(x, n), kernel, stride, padding, ceil=bool(a.ceil_mode))
-    x = _padded(g, x, (0,) * n, beyond, LEAST)
-    return g.add("max_pool", x, **_sizes(kernel, stride, padding))
+    x = _padded(g, x, (0,) * len(w.sizes), w.beyond, LEAST)
+    return g.add("max_pool", x, **_sizes(w.kernel, w.stride, w.padding))
 
 
 @operation("max_pool1d_with_indices", "max_pool2d_with_indices", "max_pool3d_with_indices")
@@ -70,29 +86,30 @@ def _average_pool(g: Draft, a: Arguments) -> Value:
 
     What else torch divides by (``ceil_mode``, ``divisor_override``) is a factor for each window.
     """
-    n = len(a.kernel_size) if len(a.kernel_size) > 1 else g.value(a.x).rank - 2
-    x, kernel, stride, padding = _window(g, a, n)
-    sizes = _spatial(x, n)
-    beyond = _beyond(sizes, kernel, stride, padding, ceil=bool(a.ceil_mode))
-    if not any(beyond) and a.divisor_override is None and not (a.count_include_pad and any(padding)):
-        return g.add("average_pool", x, **_sizes(kernel, stride, padding))
-    after = tuple(p + b for p, b in zip(padding, beyond, strict=True))
-    mean = g.add("average_pool", _padded(g, x, padding, after, 0.0), **_sizes(kernel, stride, (0,) * n))
-    factor = _correction(a, sizes, kernel, stride, padding, beyond)
-    if factor.numel() == 1 or bool((factor == factor.flatten()[0]).all()):
+    x = g.value(a.x)
+    w = _window(x, a)
+    if not any(w.beyond) and a.divisor_override is None and not (a.count_include_pad and any(w.padding)):
+        if w.kernel == w.sizes and not any(w.padding):
+            return g.add("global_average_pool", x, keep_axes=True)
+        return g.add("average_pool", x, **_sizes(w.kernel, w.stride, w.padding))
+    after = tuple(p + b for p, b in zip(w.padding, w.beyond, strict=True))
+    padded = _padded(g, x, w.padding, after, 0.0)
+    mean = g.add("average_pool", padded, **_sizes(w.kernel, w.stride, (0,) * len(after)))
+    factor = _correction(a, w)
+    if bool((factor == factor.flatten()[0]).all()):
         return g.affine(mean, float(factor.flatten()[0]))
     return g.add("multiply", mean, g.constant(factor[None, None]))
 
 
-def _correction(a: Arguments, sizes: Any, kernel: Any, stride: Any, padding: Any, beyond: Any) -> torch.Tensor:
+def _correction(a: Arguments, window: _Window) -> torch.Tensor:
     """Number of values in a window over torch's divisor, for each window: (*spatial)."""
-    whole = math.prod(kernel)
     counts = torch.ones(())
-    for size, k, s, p, b in zip(sizes, kernel, stride, padding, beyond, strict=True):
+    for size, k, s, p, beyond in zip(*window, strict=True):
         first, last = (0, size + 2 * p) if a.count_include_pad else (p, p + size)
-        starts = range(0, size + 2 * p + b - k + 1, s)
+        starts = range(0, size + 2 * p + beyond - k + 1, s)
         counted = torch.tensor([float(min(start + k, last) - max(start, first)) for start in starts])
         counts = counts[..., None] * counted
+    whole = math.prod(window.kernel)
     return torch.full_like(counts, whole / a.divisor_override) if a.divisor_override else whole / counts
 
 
