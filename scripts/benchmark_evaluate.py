@@ -47,9 +47,8 @@ def of_a_module(ghn: GHN, repeats: int) -> None:
     n_operations = len(made.dataflow.operations)
     print(f"ResNet-50, {made.n_parameters:,} parameters, {n_operations} operations, median of {repeats}:")
     print(f"  torch.export {middle(capture):.2f} s; added by hypernas {middle(convert) + middle(emit):.3f} s")
-    print(
-        f"  conversion {middle(convert):.3f} s; encoding and emission {middle(emit):.3f} s, encoding {middle(encode):.3f}"
-    )
+    print(f"  conversion {middle(convert):.3f} s; encoding and emission {middle(emit):.3f} s,")
+    print(f"  of which reading and encoding {middle(encode):.3f} s")
 
 
 def of_a_batch(ghn: GHN, repeats: int) -> None:

@@ -16,8 +16,10 @@ from hypernas.errors import ArchitectureError
 from hypernas.graphs.architecture import Architecture
 from hypernas.graphs.builder import Builder
 from hypernas.graphs.packing import pack
+from hypernas.graphs.tracing import trace
 from hypernas.networks.interpreter import compile_program
 from hypernas.networks.network import Network, load_network, random_weights
+from hypernas.networks.statistics import reestimate
 
 
 def with_buffers(named: bool = True) -> Architecture:
@@ -95,6 +97,35 @@ def test_a_network_loads_a_state_dict_strictly() -> None:
     for changed in ({**state, "more": torch.ones(1)}, less):
         with pytest.raises(RuntimeError, match=r"Unexpected key|Missing key"):
             network.load_state_dict(changed)
+
+
+class Batchwise(nn.Module):
+    """One norm with running statistics, and one that always uses those of the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept = nn.BatchNorm2d(3)
+        self.batch = nn.BatchNorm2d(3, track_running_stats=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.kept(x) * self.batch(x + 1)).mean((2, 3))
+
+
+def test_a_norm_without_running_statistics_has_none_as_a_network() -> None:
+    module = Batchwise()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.uniform_(0.5, 1.5)
+    made = trace(module, (3, 6, 6)).architecture
+    network = Network(made, dict(module.named_parameters()))
+    assert {name for name, _ in network.named_buffers()} == {"kept.running_mean", "kept.running_var"}
+    x = images(made, 8)
+    reestimate(network, [x])
+    module.kept.running_mean, module.kept.running_var = network.kept.running_mean, network.kept.running_var
+    for mode in (True, False):
+        torch.testing.assert_close(network.train(mode)(x), module.train(mode)(x))
+    again = Network(Architecture.from_json(made.to_json()), dict(module.named_parameters()))
+    assert {name for name, _ in again.named_buffers()} == {"kept.running_mean", "kept.running_var"}
 
 
 @pytest.mark.parametrize("what", ["read by another", "swapped", "constant", "parameter"])

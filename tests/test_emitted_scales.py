@@ -15,6 +15,7 @@ from hypernas.hypernet.modules import emit_for_architecture
 from hypernas.networks.interpreter import Step, compile_program
 from hypernas.networks.network import Network, random_weights
 from hypernas.networks.scales import longest_stretch, settle
+from hypernas.networks.starts import training_start
 from hypernas.networks.statistics import reestimate
 
 DEPTHS = (4, 20, 80, 200)
@@ -116,6 +117,38 @@ def test_settling_is_repeatable_and_leaves_the_caller_s_weights() -> None:
     first, second = settle(made, weights), settle(made, weights)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert all(torch.equal(weights[name], before[name]) for name in before)
+
+
+# --- a start for training ---
+
+
+def test_a_start_has_the_scale_of_the_initialisation_and_as_much_of_either_as_was_asked() -> None:
+    made = chain(4, norm=True)
+    own = {name: tensor * 0.3 for name, tensor in random_weights(made, 0).items()}
+    emitted = emit_for_architecture(GHN(), made)[0]
+    for share in (0.0, 0.5, 1.0):
+        start = training_start(made, emitted, own, share)
+        for spec in made.parameters:
+            mine, theirs, mixed = (w[spec.name].flatten() for w in (own, emitted, start))
+            if spec.role != "weight":
+                assert torch.equal(mixed, mine)
+                continue
+            torch.testing.assert_close(mixed.norm(), mine.norm())
+            directions = torch.stack([nn.functional.normalize(w, dim=0) for w in (mine, theirs, mixed)])
+            likeness = directions @ directions.T
+            expected = torch.tensor([share**0.5, (1 - share) ** 0.5])
+            between = likeness[0, 1]  # the two are not quite at right angles
+            expected = (expected + between * expected.flip(0)) / (1 + 2 * between * expected.prod()).sqrt()
+            torch.testing.assert_close(likeness[2, :2], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_what_starts_at_zero_stays_there() -> None:
+    """The last layer of a branch is often set to zero, so that the network starts shallow."""
+    made = chain(4)
+    own = random_weights(made, 0)
+    own["conv1.weight"] = torch.zeros_like(own["conv1.weight"])
+    start = training_start(made, emit_for_architecture(GHN(), made)[0], own)
+    assert not start["conv1.weight"].any() and start["conv0.weight"].any()
 
 
 # --- running statistics ---

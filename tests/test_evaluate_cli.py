@@ -65,6 +65,11 @@ class Two(Net):
         return super().forward(x * mask)
 
 
+class Named(Net):
+    def forward(self, batch):
+        return super().forward(batch["image"])
+
+
 class Text(Net):
     def forward(self, x):
         return "logits"
@@ -242,6 +247,7 @@ def test_what_is_not_covered(cli: InProcess, general_ghn: Path, runs_folder: Pat
     ("target", "parts"),
     [
         ("model.py:Nett", ["'Nett'", "Did you mean 'Net'"]),
+        ("model.py:Net.forwards", ["'Net.forwards'", "Name the network itself"]),
         ("nowhere.py:Net", ["nowhere.py", "exists"]),
         ("model.py", ["file.py:NAME", "Net, flat, seven"]),
         ("nowhere:Net", ["nowhere", "Install it"]),
@@ -252,6 +258,7 @@ def test_what_is_not_covered(cli: InProcess, general_ghn: Path, runs_folder: Pat
         ("model.py:flat", ["model.py:flat takes a batch of images", "RuntimeError", "(1, 8, 8)", "--input-shape"]),
         ("model.py:features", ["(batch, classes)", "(2, 10, 6, 6)"]),
         ("model.py:Two", ["several", "x, mask"]),
+        ("model.py:Named", ["Named takes a batch of images", "model.py:", "IndexError"]),
         ("model.py:Text", ["logits", "'str'"]),
         ("model.py:lazy", ["lazy", "1.weight"]),
         ("model.py:ELSEWHERE", ["meta"]),
@@ -263,6 +270,7 @@ def test_target(
 ) -> None:
     done = cli("evaluate", target, "--data", "digits", "--ghn", general_ghn, "--out", tmp_path / "runs")
     refused(done, *parts)
+    assert "Warning" not in done.err
 
 
 def test_a_file_that_raises(cli: InProcess, project: Path, general_ghn: Path) -> None:

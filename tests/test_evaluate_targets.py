@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from hypernas.evaluation.target import Wanted
 from hypernas.evaluation.targets import resolve_target
 from hypernas.graphs.architecture import Architecture
 from hypernas.graphs.builder import Builder
+from hypernas.graphs.tracing import trace
 from hypernas.spaces.finding import load_space
 
 GREY = Wanted((1, 8, 8), 10)
@@ -297,6 +298,32 @@ def test_what_networkx_itself_writes(tmp_path: Path) -> None:
     path.write_text(json.dumps(nx.node_link_data(graph, edges="edges")))
     target = resolve_target(str(path), GREY)
     assert target.architecture is not None and target.architecture.n_parameters == 640
+
+
+class Tokens(nn.Module):
+    """Parallel edges, constants, values without a batch, and buffers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(1)
+        self.position = nn.Parameter(torch.randn(8, 8))
+        self.register_buffer("mask", torch.arange(8.0))
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(x).squeeze(1) + self.position * self.mask
+        return self.head((nn.functional.scaled_dot_product_attention(x, x, x) * x).mean(1))
+
+
+@pytest.mark.parametrize("make", [network, lambda: trace(Tokens(), (1, 8, 8)).architecture])
+def test_our_own_graph_as_networkx_writes_it(tmp_path: Path, make: Callable[[], Architecture]) -> None:
+    architecture = make()
+    path = tmp_path / "graph.json"
+    for edges in ("edges", "links"):
+        path.write_text(json.dumps(nx.node_link_data(architecture.to_networkx(), edges=edges)))
+        target = resolve_target(str(path), GREY)
+        assert target.architecture == architecture
+        assert target.architecture.network_digest == architecture.network_digest
 
 
 def test_files_that_are_no_architectures(tmp_path: Path) -> None:

@@ -230,7 +230,8 @@ def test_gradients_are_those_of_the_mean_loss_through_the_emission(digits: Datas
     for (name, mine), theirs in zip(trainer.ghn.named_parameters(), ghn.parameters(), strict=True):
         expected = torch.zeros_like(theirs) if theirs.grad is None else theirs.grad
         actual = torch.zeros_like(mine) if mine.grad is None else mine.grad
-        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=5e-6, msg=name)  # float32 sums
+        scale = max(1.0, expected.abs().max().item())  # float32 sums: small entries beside large ones are noise
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-6 * scale, msg=name)
     assert trainer.loss == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
 
 

@@ -340,6 +340,10 @@ REFUSED: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     "half precision": (lambda: nn.Linear(8, 3).half(), ("float32", "'weight'", "float16", "module.float()")),
     "double precision": (lambda: nn.Linear(8, 3).double(), ("'torch.float64'", "module.float()")),
     "another device": (lambda: nn.Linear(8, 3, device="meta"), ("CPU", "'weight'", "'meta'")),
+    "whole numbers": (
+        lambda: function(lambda m, x: x * m.w, w=nn.Parameter(torch.ones(1, dtype=torch.int8), requires_grad=False)),
+        ("'w'", "torch.int8", "buffer"),
+    ),
     "complex parameters": (lambda: nn.Linear(8, 3, dtype=torch.complex64), ("complex64", "real numbers")),
     "two inputs": (NeedsMask, ("one input", "forward(x, mask)", "Wrap it")),
     "a decision on values": (Decides, ("test_tracing.py", "if x.sum() > 0", "torch.where")),

@@ -54,8 +54,8 @@ def pretrain(
     from hypernas.cli.display import PretrainDisplay
     from hypernas.data import load_dataset, resolve_data
     from hypernas.engine.options import check_size, check_writable
-    from hypernas.errors import UsageError
-    from hypernas.hypernet.checkpoint import load_checkpoint
+    from hypernas.errors import SpaceError, UsageError
+    from hypernas.hypernet.checkpoint import load_checkpoint, read_info
     from hypernas.hypernet.finding import cache_path
     from hypernas.hypernet.meta_train import MetaSettings, meta_train
     from hypernas.hypernet.obtaining import default_config, default_steps
@@ -68,9 +68,19 @@ def pretrain(
         raise UsageError("--resume goes on from --out, and --from starts anew", remedy="Give one of them.")
     keep_freed_memory()
     on = resolve_device(device)
-    before, described, _ = load_checkpoint(start) if start is not None else (None, None, None)
+    before = load_checkpoint(start)[:2] if start is not None else None
+    described = before[1] if before else None
     with catch_interrupts() as stop, PretrainDisplay() as display:
-        found = load_space(space or (described.space if described else "cifar_cells"))
+        try:
+            found = load_space(space or (described.space if described else "cifar_cells"))
+        except SpaceError as error:
+            if space is not None:
+                raise
+            raise SpaceError(
+                "The space of a checkpoint is found by its name where it is shipped",
+                value=error.value,
+                remedy="Name its file: --space my_space.py.",
+            ) from None
         name, said = resolve_data(data, found.data_sets, data_dir)
         display.message(said)
         dataset = load_dataset(name, data_dir)
@@ -93,7 +103,7 @@ def pretrain(
             dataset,
             scale,
             settings,
-            config=default_config(found, scale, encoder, described.config if described else None),
+            config=default_config(found, scale, encoder, read_info(working) if resume else described),
             device=on,
             out=working,
             resume=resume,

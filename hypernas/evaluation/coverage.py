@@ -38,7 +38,7 @@ def emitted_names(ghn: GHN, architecture: Architecture) -> frozenset[str]:
 
 
 def _probed(ghn: GHN, architecture: Architecture) -> dict[str, Tensor]:
-    return {name: tensor.flatten()[:PROBED].clone() for name, tensor in ghn.emit([architecture])[0].items()}
+    return {name: tensor.flatten()[:PROBED].clone() for name, tensor in ghn.emit_each(architecture)}
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:

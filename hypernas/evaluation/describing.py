@@ -56,7 +56,7 @@ def _notes(setting: Setting, graph: TargetGraph) -> list[str]:
     if graph.unused:
         more = ", …" if len(graph.unused) > NAMED else ""
         notes.append(
-            f"The forward does not use {len(graph.unused)} parameters, which stay as they are: "
+            f"The forward does not use these parameters, {len(graph.unused)} in all, which stay as they are: "
             f"{', '.join(graph.unused[:NAMED])}{more}."
         )
     if graph.uncovered_operations:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +34,7 @@ from hypernas.evaluation.running import (
 from hypernas.evaluation.saving import finetuned_path, save_tensors, state_of, write_architecture
 from hypernas.interrupts import StopRequest, catch_interrupts
 from hypernas.networks.network import random_weights
+from hypernas.networks.starts import training_start
 from hypernas.runtime import keep_freed_memory
 from hypernas.tracking.evaluations import EvaluationTracker
 
@@ -248,16 +249,18 @@ class _Evaluation:
         epochs, seed = self.options.finetune_epochs, self.options.seed
         self.watcher.message(f"Fine-tuning for {epochs} epochs, from emitted and from random weights ...")
         init = self._random_init() or "he"
-        before = report.random_val_accuracy[0] if report.random_val_accuracy else None
-        if before is None:
-            network = TracedNetwork(graph.architecture, random_weights(graph.architecture, seed), self.device)
-            before = self._accuracy(network, f"random weights, seed {seed}").accuracy
-            del network
 
         def initial() -> Mapping[str, Tensor]:
             return random_weights(graph.architecture, seed) if init == "he" else self._random_weights(graph, 0)
 
-        starts = {"emitted": Start(lambda: weights, report.val_accuracy), "random": Start(initial, before)}
+        def blended() -> Mapping[str, Tensor]:
+            return training_start(graph.architecture, weights, initial())
+
+        def before(name: str, start: Callable[[], Mapping[str, Tensor]]) -> Start:
+            network = TracedNetwork(graph.architecture, start(), self.device)
+            return Start(start, self._accuracy(network, f"the {name} start").accuracy)
+
+        starts = {"emitted": before("emitted", blended), "random": before("random", initial)}
         tuned, trained_network = finetune(
             graph.architecture,
             starts,

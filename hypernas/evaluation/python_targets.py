@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -61,7 +62,11 @@ def _architecture(found: object, name: str) -> Architecture:
 
 def _called(function: Callable[..., Any], name: str, wanted: Wanted) -> Target:
     if isinstance(function, type) and issubclass(function, nn.Module) and _is_abstract(function):
-        raise UsageError(f"{name} is a whole network: its class has a forward of its own", value=function.__name__)
+        raise UsageError(
+            f"{name} is a whole network: its class has a forward of its own",
+            value=function.__name__,
+            remedy="Define forward(self, x), which returns logits.",
+        )
     kwargs, filled = _arguments(function, name, wanted)
     text = ", ".join(f"{key}={value!r}" for key, value in {**filled, **kwargs}.items())
     remedy = f"Called as {name.rpartition(':')[2]}({text}); arguments are given by --kwargs."
@@ -200,6 +205,7 @@ def _is_lazy(module: nn.Module) -> bool:
 def _materialise(module: nn.Module, name: str, wanted: Wanted, seed: int) -> None:
     """Let lazy layers find their shapes on two black images."""
     remedy = f"Its lazy layers were to find their shapes on images of shape {wanted.input_shape}."
-    with random_numbers(seed), torch.no_grad(), guarded(f"{name} takes the images", remedy):
+    with random_numbers(seed), torch.no_grad(), warnings.catch_warnings(), guarded(f"{name} takes the images", remedy):
+        warnings.simplefilter("ignore")
         module.eval()(torch.zeros(2, *wanted.input_shape))
         module.train()

@@ -50,7 +50,8 @@ class FineTuning:
     Attributes:
         epochs, seed: of both.
         random_init: whose random weights: the module's ``own`` or ``he`` (normal, by fan-in).
-        before: start -> val accuracy before training, per cent; ``emitted`` and ``random`` are the starts.
+        before: start -> val accuracy before training, per cent; ``random`` and ``emitted`` are the starts, the latter
+            emitted weights blended with the random ones (``hypernas.networks.starts``).
         reports: start -> what its training came to.
         saved: share of the random start's best val accuracy, in per cent -> epochs that the emitted start saved in
             reaching it: the first epoch at which the random start has it, minus the first at which the emitted one has

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from hypernas.evaluation.images import Images
 from hypernas.evaluation.target import ImageShape
 from hypernas.evaluation.users_code import guarded
 from hypernas.graphs.architecture import Architecture
-from hypernas.hypernet.modules import _reestimate as reestimate_module
+from hypernas.hypernet.modules import reestimate_module
 from hypernas.interrupts import StopRequest
 from hypernas.networks.interpreter import autocast
 from hypernas.networks.network import Network
@@ -137,8 +138,10 @@ def check_forward(module: nn.Module, name: str, shape: ImageShape, n_classes: in
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, *shape, generator=generator)
     remedy = f"It was called on images of shape {shape}; --input-shape C,H,W gives it others."
-    with evaluation_mode(module), torch.no_grad(), guarded(f"{name} takes a batch of images", remedy):
-        output = module(images)
+    with evaluation_mode(module), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, about what is then raised, and the user's own
+        with guarded(f"{name} takes a batch of images", remedy):
+            output = module(images)
     check_logits(tuple(logits_of(output).shape), name, n_classes, factory=factory)
 
 
@@ -154,7 +157,8 @@ def check_logits(shape: tuple[int, ...], name: str, n_classes: int, *, factory: 
         remedy = f"Change its last layer to {n_classes} outputs."
         if factory:
             remedy = (
-                f"Call it with the data's: --kwargs '{{\"num_classes\": {n_classes}}}', or by the name it has there."
+                f"Call it with the data's: --kwargs '{{\"num_classes\": {n_classes}}}', or by the name it has there. "
+                f"Where it has none, change its last layer to {n_classes} outputs."
             )
         raise UsageError(
             f"{name} tells as many classes as the data set has, {n_classes}", value=shape[1], remedy=remedy

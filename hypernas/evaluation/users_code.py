@@ -47,8 +47,9 @@ def find_object(text: str) -> Any:
     found: Any = module
     for part in name.split("."):
         if part not in dir(found):
-            known = _suggestions(module) if found is module else dir(found)
-            raise UsageError(f"{place} defines the name that the target gives", value=name, remedy=_known(part, known))
+            known = _suggestions(module) if found is module else _own_attributes(found)
+            remedy = _known(part, known) if known else "Name the network itself."
+            raise UsageError(f"{place} defines the name that the target gives", value=name, remedy=remedy)
         found = getattr(found, part)
     return found
 
@@ -106,6 +107,10 @@ def _suggestions(module: ModuleType) -> list[str]:
 def _known(name: str, known: list[str]) -> str:
     remedy = close_matches(name, known)
     return remedy if len(remedy) < LONGEST else f"{remedy[:LONGEST].rpartition(',')[0]} and {len(known)} names in all."
+
+
+def _own_attributes(found: object) -> list[str]:
+    return [name for name in dir(found) if not name.startswith("_") and name not in dir(nn.Module)]
 
 
 @contextmanager

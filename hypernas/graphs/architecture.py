@@ -329,12 +329,15 @@ class Architecture:
         return cls(nodes, output, structure=value.get("structure"), decisions=decisions)
 
     def to_networkx(self) -> nx.MultiDiGraph[str]:
-        """A frozen ``MultiDiGraph``: nodes carry ``op``, ``attributes`` and ``shape``, edges the input ``slot``."""
+        """A frozen ``MultiDiGraph``: nodes carry ``op``, ``attributes`` and ``shape``, edges the input ``slot``.
+
+        Attributes are copies, plain ones, so that ``networkx.node_link_data`` of the graph can be written as JSON.
+        """
         import networkx as nx
 
         graph: nx.MultiDiGraph[str] = nx.MultiDiGraph(output=self.output)
         for node in self.nodes:
-            graph.add_node(node.name, op=node.op, attributes=node.attributes, shape=self.shapes[node.name])
+            graph.add_node(node.name, op=node.op, attributes=dict(node.attributes), shape=self.shapes[node.name])
         for node in self.nodes:
             for slot, name in enumerate(node.inputs):
                 graph.add_edge(name, node.name, key=slot, slot=slot)

@@ -38,6 +38,8 @@ class GHNInfo:
         finished: whether meta-training came to its end.
         figures: measured on held-out architectures and val images (accuracies in per cent, losses in nats).
         settings: of meta-training, needed to resume.
+        start: where it began from another GHN: that one's ``name``, and the ``architecture_steps`` and ``seconds`` that
+            had gone into it, all of its own starts included.
         version: of hypernas.
     """
 
@@ -54,7 +56,17 @@ class GHNInfo:
     finished: bool
     figures: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    start: Mapping[str, Any] | None = None
     version: str = ""
+
+    @property
+    def total_architecture_steps(self) -> int:
+        """Its own, and those of what it started from."""
+        return self.architecture_steps + (self.start["architecture_steps"] if self.start else 0)
+
+    @property
+    def total_seconds(self) -> float:
+        return self.seconds + (self.start["seconds"] if self.start else 0.0)
 
     @property
     def name(self) -> str:

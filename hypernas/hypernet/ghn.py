@@ -5,8 +5,9 @@ After Zhang et al. 2019 (*Graph HyperNetworks for Neural Architecture Search*).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, overload
 
 import torch
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["GHN", "Emission", "Weights"]
 
 IMAGE = (3, 32, 32)
+
+VALUES_AT_ONCE = 1 << 24  # decoded together where tensors are emitted one by one: 64 MiB of float32
 
 OP_EMBEDDING = "encoder.embedding.op.weight"
 
@@ -156,28 +159,54 @@ class GHN(nn.Module):
                 self._name_non_finite(emission)
         return emission  # type: ignore[no-any-return]
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def emit_each(self, architecture: Architecture) -> Iterator[tuple[str, Tensor]]:
+        """Name and weights of one parameter after the other, each with memory of its own, fit for use in training.
+
+        As ``emit`` of this architecture, but nothing is held here besides the tensor at hand (and those decoded with
+        it, where they are small): the memory for a large network is that of what the caller keeps.
+
+        Raises:
+            NonFiniteError: as ``emit``.
+        """
+        batch = self.batch([architecture])
+        z = self.encoder(batch).flatten(0, 1)
+        shared: dict[object, Tensor] = {}
+        for group in batch.groups:
+            embeddings = _embed(z, group)
+            at_once = max(1, VALUES_AT_ONCE // max(1, math.prod(group.shape)))
+            for start in range(0, len(group.name), at_once):
+                rows = slice(start, start + at_once)
+                some = group.rows(start, start + at_once)
+                buffer = self.decoder(embeddings[rows], some, shared)
+                if not torch.isfinite(buffer.sum()):
+                    self._name_non_finite(Emission((some,), (buffer,), ()))
+                alone = len(buffer) == 1
+                for row, name in enumerate(some.name):  # no variable keeps a tensor while the next is decoded
+                    tensor_format = torch.contiguous_format
+                    yield name, buffer[row].contiguous() if alone else buffer[row].clone(memory_format=tensor_format)
+                del buffer
+
     def start_from(self, other: GHN) -> None:
         """Take over the other's weights; operations are matched by name, those that it does not know keep their own.
 
         Raises:
             CheckpointError: where the two differ in more than their vocabularies.
         """
+        mine, theirs = (replace(ghn.config, vocabulary=(), open_vocabulary=False) for ghn in (self, other))
+        if mine != theirs:
+            raise CheckpointError(
+                "A GHN starts from one of the same kind and sizes", value=other.config, remedy="Leave --encoder out."
+            )
         tensors = other.state_dict()
-        own = self.state_dict()
-        rows = own[OP_EMBEDDING].clone()
+        rows = self.state_dict()[OP_EMBEDDING].clone()
         for name, row in self.vocabulary.items():
             if name in other.vocabulary:
                 rows[row] = tensors[OP_EMBEDDING][other.vocabulary[name]]
         if self.config.open_vocabulary and other.config.open_vocabulary:
             rows[-1] = tensors[OP_EMBEDDING][-1]
-        try:
-            self.load_state_dict({**tensors, OP_EMBEDDING: rows})
-        except RuntimeError:
-            raise CheckpointError(
-                "A GHN starts from one of the same kind and sizes",
-                value=other.config,
-                remedy="Leave --encoder out.",
-            ) from None
+        self.load_state_dict({**tensors, OP_EMBEDDING: rows})
 
     def _name_non_finite(self, emission: Emission) -> None:
         for group, buffer in zip(emission.groups, emission.buffers, strict=True):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -56,6 +56,19 @@ class ParameterGroup:
     shared: tuple[tuple[int, int], ...]
     slot: Tensor
     is_head: Tensor
+
+    def rows(self, start: int, stop: int) -> ParameterGroup:
+        """Some of the rows, for the decoder; whose embeddings they have is settled by then, so ``shared`` is empty."""
+        some = slice(start, stop)
+        return replace(
+            self,
+            owner=self.owner[some],
+            name=self.name[some],
+            node=self.node[some],
+            shared=(),
+            slot=self.slot[some],
+            is_head=self.is_head[some],
+        )
 
 
 @dataclass(frozen=True)

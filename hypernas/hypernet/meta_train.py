@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -117,7 +117,7 @@ def meta_train(
     device: torch.device | None = None,
     out: Path | None = None,
     resume: bool = False,
-    start: GHN | None = None,
+    start: tuple[GHN, GHNInfo] | None = None,
     n_workers: int | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
     stop: StopRequest | None = None,
@@ -146,7 +146,7 @@ def meta_train(
     if resume and out is not None:
         trainer.restore(out)
     elif start is not None:
-        trainer.ghn.start_from(start)
+        trainer.start_from(*start)
     saved = time.monotonic()
     with WorkerPool(device, n_workers) as pool:
         try:
@@ -202,6 +202,7 @@ class _Trainer:
         self.seconds = 0.0
         self.loss = self.val_loss = self.val_accuracy = math.nan
         self.curve: list[list[float]] = []
+        self.start: Mapping[str, Any] | None = None  # see GHNInfo
 
     # --- one step ---
 
@@ -353,8 +354,14 @@ class _Trainer:
                 "curve": [[_number(value) for value in row] for row in self.curve],
             },
             settings=asdict(self.settings),
+            start=self.start,
             version=__version__,
         )
+
+    def start_from(self, ghn: GHN, info: GHNInfo) -> None:
+        self.ghn.start_from(ghn)
+        steps, seconds = info.total_architecture_steps, info.total_seconds
+        self.start = {"name": info.name, "architecture_steps": steps, "seconds": seconds}
 
     def save(self, out: Path, *, finished: bool = False) -> None:
         extra = {} if finished else _optimizer_tensors(self.ghn, self.optimizer)
@@ -377,7 +384,7 @@ class _Trainer:
                 remedy="Start a new one with another --out.",
             )
         self.ghn.load_state_dict(ghn.state_dict())
-        self.step, self.seconds = info.steps, info.seconds
+        self.step, self.seconds, self.start = info.steps, info.seconds, info.start
         self.curve = [[_float(value) for value in row] for row in info.figures["curve"]]
         self.loss, self.val_loss, self.val_accuracy = (
             _float(info.figures[key]) for key in ("train_loss", "val_loss", "val_accuracy")

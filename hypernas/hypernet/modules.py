@@ -14,12 +14,19 @@ from torch import Tensor, nn
 from hypernas.graphs.architecture import Architecture
 from hypernas.graphs.primitives import Shape
 from hypernas.hypernet.ghn import GHN
-from hypernas.networks.scales import settle
+from hypernas.networks.scales import divisors
 
 if TYPE_CHECKING:
     from hypernas.graphs.tracing import Trace
 
-__all__ = ["InitializationReport", "emit_for_architecture", "emit_for_module", "initialize"]
+__all__ = [
+    "InitializationReport",
+    "emit_for_architecture",
+    "emit_for_module",
+    "initialize",
+    "on_cpu",
+    "reestimate_module",
+]
 
 
 @dataclass(frozen=True)
@@ -56,12 +63,11 @@ def emit_for_architecture(
     Args:
         images: that the scale of activations is checked on where norms are far apart; None for noise.
     """
-    emitted = ghn.emit([architecture])[0]
-    weights = {name: emitted[name] for name in emitted}
-    settled = settle(architecture, weights, images)
-    rescaled = tuple(name for name, tensor in settled.items() if tensor is not weights[name])
-    # out of inference mode, and with storage of their own: views would keep the whole batch's buffers
-    return {name: tensor.clone() for name, tensor in settled.items()}, rescaled
+    weights = dict(ghn.emit_each(architecture))
+    found = divisors(architecture, weights, images)
+    for name, divisor in found.items():
+        weights[name].div_(divisor)
+    return weights, tuple(found)
 
 
 def emit_for_module(ghn: GHN, traced: Trace, images: Tensor | None = None) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -73,7 +79,7 @@ def emit_for_module(ghn: GHN, traced: Trace, images: Tensor | None = None) -> tu
     if traced.runnable:
         weights, rescaled = emit_for_architecture(ghn, traced.architecture, images)
     else:
-        weights = {name: tensor.clone() for name, tensor in ghn.emit([traced.architecture])[0].items()}
+        weights = dict(ghn.emit_each(traced.architecture))
     for operation in traced.uncovered:
         for name in operation.parameters:
             weights.pop(name, None)
@@ -112,7 +118,7 @@ def initialize(
     emit_s = time.monotonic() - traced_at
     module.load_state_dict(weights, strict=False)
     if batches:
-        _reestimate(module, batches)
+        reestimate_module(module, batches)
     return InitializationReport(traced, tuple(weights), rescaled, bool(batches), traced_at - start, emit_s)
 
 
@@ -121,10 +127,12 @@ def on_cpu(module: nn.Module) -> nn.Module:
     tensors = (*module.parameters(), *module.buffers())
     if all(t.device.type == "cpu" and (t.dtype == torch.float32 or not t.is_floating_point()) for t in tensors):
         return module
+    if any(t.is_meta for t in tensors):
+        return module  # there is nothing to copy: the tracer refuses it by name
     return copy.deepcopy(module).cpu().float()
 
 
-def _reestimate(module: nn.Module, batches: Iterable[Tensor]) -> None:
+def reestimate_module(module: nn.Module, batches: Iterable[Tensor]) -> None:
     """Running statistics of the module's own batch norms, as cumulative averages over the batches."""
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     before = [(norm.momentum, norm.training) for norm in norms]

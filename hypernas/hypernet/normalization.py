@@ -16,14 +16,16 @@ __all__ = ["GAIN", "normalize_weight"]
 GAIN = 2.0
 
 
-def normalize_weight(raw: Tensor, fan_in: int, gain: float = GAIN) -> Tensor:
+def normalize_weight(raw: Tensor, fan_in: int, gain: float = GAIN, factor: Tensor | None = None) -> Tensor:
     """Scale each of n tensors to a root mean square of sqrt(gain / fan_in).
 
     Args:
-        raw: (n, *shape).
+        raw: (n, *shape); overwritten where no gradients are kept, since a layer may have a gigabyte.
         fan_in: values that one output sums over.
+        factor: (n,) what each is multiplied by, besides.
     """
     axes = tuple(range(1, raw.dim()))
-    inverse = torch.rsqrt(raw.square().mean(dim=axes, keepdim=True) + 1e-8)
-    scaled: Tensor = raw * inverse * (gain / fan_in) ** 0.5
-    return scaled
+    scale = torch.rsqrt(raw.square().mean(dim=axes, keepdim=True) + 1e-8) * (gain / fan_in) ** 0.5
+    if factor is not None:
+        scale = scale * factor.view(-1, *[1] * len(axes))
+    return raw * scale if torch.is_grad_enabled() else raw.mul_(scale)

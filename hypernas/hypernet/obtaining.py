@@ -34,7 +34,7 @@ def default_steps(dataset: Dataset) -> int:
 
 
 def default_config(
-    space: SearchSpace, scale: Scale, encoder: str | None = None, base: GHNConfig | None = None
+    space: SearchSpace, scale: Scale, encoder: str | None = None, base: GHNInfo | None = None
 ) -> GHNConfig:
     """The configuration of a new GHN.
 
@@ -42,10 +42,13 @@ def default_config(
 
     Args:
         encoder: None for the base's.
-        base: to start from; None for the defaults.
+        base: a GHN to start from, whose sizes are kept, and whose operations are, where it is of this space; None for
+            the defaults.
     """
-    config = base or GHNConfig()
+    config = base.config if base else GHNConfig()
     config = replace(config, encoder=encoder or config.encoder)
+    if base is not None and (base.space, base.space_version) == (space.name, space.version):
+        return config
     if not space.is_general:
         return config if base is None else replace(config, vocabulary=tuple(PRIMITIVES), open_vocabulary=False)
     rng = random.Random(0)

@@ -127,11 +127,16 @@ def _values(node: Node, inputs: Sequence[str] | None = None) -> Sequence[str]:
 
 
 def _statistics(node: Node) -> tuple[str, str] | None:
-    """Running statistics are buffers where the graph names them, and else have the names that ``nn.Module`` gives."""
+    """Running statistics are buffers where the graph names them, and else have the names that ``nn.Module`` gives.
+
+    Without a momentum, none are kept: the batch's own are used in evaluation mode too.
+    """
     if node.op != "batch_norm":
         return None
     if len(node.inputs) == 5:
         return node.inputs[3], node.inputs[4]
+    if node.attributes["momentum"] == 0:
+        return None
     return f"{node.name}.running_mean", f"{node.name}.running_var"
 
 

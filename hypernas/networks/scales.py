@@ -11,7 +11,7 @@ from hypernas.graphs.architecture import Architecture
 from hypernas.graphs.primitives import PRIMITIVES
 from hypernas.networks.interpreter import Step, compile_program
 
-__all__ = ["longest_stretch", "settle"]
+__all__ = ["divisors", "longest_stretch", "settle"]
 
 NORMS = ("batch_norm", "layer_norm", "group_norm", "rms_norm")
 WEIGHTED = ("conv", "linear", "conv_transpose", "matmul", "einsum")
@@ -35,7 +35,15 @@ def longest_stretch(architecture: Architecture) -> float:
 def settle(
     architecture: Architecture, weights: Mapping[str, Tensor], images: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """The weights, some rescaled so that no operation's output leaves the band; those rescaled are new tensors.
+    """The weights, some rescaled so that no operation's output leaves the band; those rescaled are new tensors."""
+    found = divisors(architecture, weights, images)
+    return {name: tensor / found[name] if name in found else tensor for name, tensor in weights.items()}
+
+
+def divisors(
+    architecture: Architecture, weights: Mapping[str, Tensor], images: Tensor | None = None
+) -> dict[str, float]:
+    """What some weights have to be divided by so that no operation's output leaves the band.
 
     One forward pass; each weight whose operation leaves the band is divided by the root mean square of its output, in
     the order of the operations (layer-sequential unit variance: Mishkin and Matas 2016, *All You Need Is a Good Init*,
@@ -45,31 +53,32 @@ def settle(
         weights: by name.
         images: (batch, *input shape), normalised; None for standard normal noise of a fixed seed.
     """
-    settled = dict(weights)
+    found: dict[str, float] = {}
     if longest_stretch(architecture) <= MAX_STRETCH:
-        return settled
+        return found
     program = compile_program(architecture)
     names = program.parameter_names
     if images is None:
         generator = torch.Generator().manual_seed(0)
         images = torch.randn(N_PROBES, *architecture.input_shape, generator=generator)
-    seen: set[str] = set()
 
     def call(step: Step, inputs: list[Tensor]) -> Tensor:
+        for k, i in enumerate(step.inputs):  # tied weights, which were rescaled at their first use
+            if 1 <= i <= len(names) and names[i - 1] in found:
+                inputs[k] = inputs[k] / found[names[i - 1]]
         output = PRIMITIVES[step.op].apply(inputs, step.attributes, False)
         slot = next((k for k, i in enumerate(step.inputs) if 1 <= i <= len(names)), None)
         if step.op not in WEIGHTED or slot is None:
             return output
         name = names[step.inputs[slot] - 1]
         size = output.square().mean().sqrt().item()
-        if name in seen or not 0 < size < float("inf") or 1 / BAND <= size <= BAND:
+        if name in found or not 0 < size < float("inf") or 1 / BAND <= size <= BAND:
             return output
-        seen.add(name)
-        settled[name] = settled[name] / size
-        inputs[slot] = settled[name]
+        found[name] = size
+        inputs[slot] = inputs[slot] / size
         return PRIMITIVES[step.op].apply(inputs, step.attributes, False)
 
     with torch.no_grad():
-        device = next(iter(settled.values())).device
-        program.run(images.to(device), settled, call=call)
-    return settled
+        device = next(iter(weights.values())).device
+        program.run(images.to(device), weights, call=call)
+    return found

@@ -148,8 +148,11 @@ def _curves_legend(axes: Axes) -> None:
 def finetuning_curves(tuning: FineTuning) -> Figure:
     """Val accuracy and losses from emitted and from random weights; accuracy from before the first epoch on."""
     figure, (accuracy, loss) = _figure(2)
-    _title(accuracy, "Val accuracy in fine-tuning" + _saving(tuning))
-    _title(loss, "Loss in fine-tuning")
+    figure.suptitle(
+        "Fine-tuning from emitted and from random weights" + _saving(tuning), fontsize=12.5, x=0.01, ha="left"
+    )
+    _title(accuracy, "Val accuracy")
+    _title(loss, "Loss")
     for (name, report), colour in zip(tuning.reports.items(), (ALL, TRAINED), strict=True):
         epochs = [epoch.epoch for epoch in report.history]
         values = [tuning.before[name], *(epoch.val_accuracy for epoch in report.history)]

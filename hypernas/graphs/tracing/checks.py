@@ -40,6 +40,12 @@ def check(module: Any) -> None:
                 value=str(tensor.dtype),
                 remedy="Rewrite it with real numbers." if tensor.is_complex() else "Call module.float() first.",
             )
+        if isinstance(tensor, nn.Parameter) and not tensor.is_floating_point():
+            raise TraceError(
+                f"Parameters are float32; {name!r} is not",
+                value=str(tensor.dtype),
+                remedy="Make it a buffer: whole numbers are neither emitted nor trained.",
+            )
     _check_signature(module)
 
 

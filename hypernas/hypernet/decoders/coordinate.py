@@ -119,7 +119,7 @@ class Head(nn.Module):
         sizes: dict[str, int] = {"o": shape[0] if len(self.axes) > 1 else math.prod(shape)}
         if "i" in self.axes:
             sizes["i"] = math.prod(shape[1:2])
-        alpha = self.mix(z)
+        alpha = self.mix(z) * self.scale
         tensor = self._at_kernel(shape[2:], shared) if "k" in self.axes else self.core
         # mixing and contracting commute: expand the bases and mix them, or mix the cores and expand those, which is
         # less work for few tensors, and the only way where the bases would not fit into memory
@@ -134,7 +134,7 @@ class Head(nn.Module):
         tensor = self._in_order(tensor)
         if expand_bases:
             tensor = alpha @ tensor.reshape(n_bases, -1)
-        return tensor.reshape(len(z), *shape) * self.scale
+        return tensor.reshape(len(z), *shape)
 
     def _at_kernel(self, sizes: tuple[int, ...], shared: Shared | None) -> Tensor:
         """The core with its kernel axis spelled out; groups that differ in channels only share it within a pass."""
@@ -192,11 +192,10 @@ class CoordinateDecoder(nn.Module):
             return (1 + 0.2 * raw) * (SLOPE if group.role == "slope" else 1)
         if group.role in ("shift", "bias"):
             return 0.2 * raw
-        weight = normalize_weight(raw, group.fan_in, gain=1.0 if kind == "linear" else 2.0)
         # only the last layer may change its scale, which sets how sure the network is: elsewhere it would add up
         gain = torch.exp(HEAD_GAIN + 4 * torch.tanh(self.head_gain(z) / 4))
-        gain = torch.where(group.is_head[:, None], gain, 1.0)
-        return weight * gain.view(-1, *[1] * len(group.shape))
+        gain = torch.where(group.is_head, gain.squeeze(1), 1.0)
+        return normalize_weight(raw, group.fan_in, 1.0 if kind == "linear" else 2.0, gain)
 
     @staticmethod
     def kind(group: ParameterGroup) -> str:

@@ -138,6 +138,7 @@ def _repeat_heads(g: Draft, x: Value, n_heads: int) -> Value:
 # --- normalisation ---------------------------------------------------------------------------------------------------
 
 MOMENTUM = 0.1  # torch's default, for layers that average over all batches: the graph has no counter
+NO_MOMENTUM = 0.0  # for layers that keep no running statistics, and use those of the batch in evaluation mode too
 
 
 @operation("_native_batch_norm_legit", "_native_batch_norm_legit_no_training")
@@ -157,7 +158,8 @@ def _batch_norm(g: Draft, a: Arguments) -> Value:
             if not isinstance(given, Const) or given.buffer is None:
                 raise Gap("running statistics that are not buffers")
             statistics.append(g.buffer(given.buffer, n, role))
-    return g.add("batch_norm", x, scale, shift, *statistics, eps=a.eps, momentum=a.momentum or MOMENTUM)
+    momentum = a.momentum or MOMENTUM if statistics else NO_MOMENTUM
+    return g.add("batch_norm", x, scale, shift, *statistics, eps=a.eps, momentum=momentum)
 
 
 def _scale_and_shift(g: Draft, a: Arguments, shape: int | tuple[int, ...], *, both: bool = False) -> list[Value]:
