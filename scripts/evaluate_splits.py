@@ -28,14 +28,13 @@ from hypernas.hypernet.ghn import GHN
 from hypernas.hypernet.modules import emit_for_architecture
 from hypernas.hypernet.splits import sample_split
 from hypernas.networks.interpreter import compile_program
-from hypernas.runtime import WorkerPool, keep_freed_memory
+from hypernas.runtime import WorkerPool, keep_freed_memory, resolve_device
 from hypernas.spaces.finding import load_space
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from zoo.residual import resnet50
 
 BATCH = 128  # batch norm uses the statistics of each such batch
-CPU = torch.device("cpu")
 
 
 def accuracy(ghn: GHN, architecture: Architecture, images: Tensor, labels: Tensor) -> float:
@@ -59,12 +58,14 @@ def main() -> None:
     parser.add_argument("--networks", type=int, default=100, help="of each split")
     parser.add_argument("--images", type=int, default=1024, help="val images")
     parser.add_argument("--workers", type=int)
+    parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     keep_freed_memory()
     dataset, space = load_dataset(args.data, args.data_dir), load_space("deepnets")
     scale = space.scoring_scale(dataset.input_shape, dataset.n_classes)
-    small = dataset.images("val", resolution=scale.input_shape[1])
-    full = dataset.images("val")
+    device = resolve_device(args.device)
+    small = dataset.images("val", resolution=scale.input_shape[1], device=device)
+    full = dataset.images("val", device=device)
     n = min(args.images, len(small[1])) // BATCH * BATCH
     splits = {
         name: sample_split(space, scale, name, args.networks, random.Random(f"report {name}"))
@@ -72,9 +73,12 @@ def main() -> None:
     }
     big = trace(resnet50(num_classes=dataset.n_classes), input_shape=dataset.input_shape).architecture
     for path in args.ghn or [find_general_ghn(dataset).path]:
-        ghn, info, _ = load_checkpoint(path)
-        print(f"{path.name}: {info.architecture_steps:,} architecture-steps, {info.seconds / 60:.0f} min", flush=True)
-        with WorkerPool(CPU, args.workers) as pool:
+        ghn, info, _ = load_checkpoint(path, device)
+        print(
+            f"{path.name}: {info.total_architecture_steps:,} architecture-steps, {info.total_seconds / 60:.0f} min",
+            flush=True,
+        )
+        with WorkerPool(device, args.workers) as pool:
             for name, members in splits.items():
                 start = time.perf_counter()
                 found = pool.map(lambda a, ghn=ghn: accuracy(ghn, a, small[0][:n], small[1][:n]), members)

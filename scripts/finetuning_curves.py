@@ -1,6 +1,6 @@
-"""How soon a ResNet-18 reaches a val accuracy from emitted and from random weights: several seeds, in steps.
+"""How soon a ResNet-18 reaches a val accuracy from emitted and from random weights, with several seeds.
 
-"""How soon a ResNet-18 reaches a val accuracy from emitted and from random weights: some seeds, in steps.
+Both see the same images in the same order. The emitted start is that of `hypernas evaluate --finetune-epochs`:
 emitted weights blended with the same random initialisation; `plain` is emitted weights as they are.
 
     python scripts/finetuning_curves.py --data cifar10 --data-dir DIR --plot curves.png
@@ -27,7 +27,7 @@ from hypernas.hypernet.ghn import GHN
 from hypernas.hypernet.modules import emit_for_module
 from hypernas.networks.network import Network
 from hypernas.networks.starts import training_start
-from hypernas.runtime import keep_freed_memory
+from hypernas.runtime import keep_freed_memory, resolve_device
 from hypernas.training.full import TrainSettings, _optimizer, _rate, evaluate
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
@@ -50,18 +50,20 @@ def weights_of(start: str, seed: int, ghn: GHN, side: int, n_classes: int, width
     return Network(traced.architecture, emitted)
 
 
-def train(network: Network, dataset: Dataset, side: int, steps: int, every: int, seed: int) -> Curve:
+def train(
+    network: Network, dataset: Dataset, side: int, steps: int, every: int, seed: int, device: torch.device
+) -> Curve:
     """(step, val accuracy in per cent) along one training with the settings of full training."""
-    images, labels = dataset.images("train", resolution=side)
-    val_images, val_labels = dataset.images("val", resolution=side)
+    images, labels = dataset.images("train", resolution=side, device=device)
+    val_images, val_labels = dataset.images("val", resolution=side, device=device)
     settings = TrainSettings(epochs=1, seed=seed)
     policy = dataset.augmentation.at_resolution(side, dataset.input_shape[1])
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer, generator = _optimizer(network, settings), torch.Generator().manual_seed(seed)
     curve = []
     for step in range(1, steps + 1):
         network.train()
-        rows = torch.randint(len(labels), (settings.batch,), generator=generator)
+        rows = torch.randint(len(labels), (settings.batch,), generator=generator).to(device)
         x = augment(images[rows], policy, generator).contiguous(memory_format=torch.channels_last)
         for group in optimizer.param_groups:
             group["lr"] = _rate(settings, step - 1, steps)
@@ -91,6 +93,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=20, help="steps between two looks at the val images")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--plot", type=Path)
+    parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     keep_freed_memory()
     torch.set_num_threads(1)
@@ -98,12 +101,13 @@ def main() -> None:
     path = args.ghn or find_general_ghn(dataset).path
     ghn = load_checkpoint(path)[0]
     probes = dataset.images("train", resolution=args.side)[0][:32]
+    device = resolve_device(args.device)
     curves: dict[str, list[Curve]] = {start: [] for start in STARTS}
     for seed in range(args.seeds):
         for start in STARTS:
             began = time.perf_counter()
             network = weights_of(start, seed, ghn, args.side, dataset.n_classes, args.width, probes)
-            curves[start].append(train(network, dataset, args.side, args.steps, args.every, seed))
+            curves[start].append(train(network, dataset, args.side, args.steps, args.every, seed, device))
             print(
                 f"seed {seed}, {start}: {curves[start][-1][-1][1]:.1f} % in {time.perf_counter() - began:.0f} s",
                 flush=True,

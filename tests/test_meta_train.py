@@ -231,7 +231,7 @@ def test_gradients_are_those_of_the_mean_loss_through_the_emission(digits: Datas
         expected = torch.zeros_like(theirs) if theirs.grad is None else theirs.grad
         actual = torch.zeros_like(mine) if mine.grad is None else mine.grad
         scale = max(1.0, expected.abs().max().item())  # float32 sums: small entries beside large ones are noise
-        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-6 * scale, msg=name)
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=2e-6 * scale, msg=name)
     assert trainer.loss == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
 
 

@@ -76,16 +76,20 @@ def apart(one: GHN, other: GHN) -> float:
 def test_the_first_step_is_taken_from_the_checkpoint(digits: Dataset, tiny_space: Path, tmp_path: Path) -> None:
     space = load_space(str(tiny_space))
     start = saved(tmp_path / "start.safetensors", "tiny", digits, GHNConfig(**SIZES))
+    begun = load_checkpoint(tmp_path / "start.safetensors")[:2]
     scale = space.scoring_scale(digits.input_shape, digits.n_classes)
     stop = StopRequest()
     stop.requested = True
     out = tmp_path / "out.safetensors"
     with pytest.raises(KeyboardInterrupt):  # before the first step
-        meta_train(space, digits, scale, MetaSettings(steps=9), config=start.config, out=out, start=start, stop=stop)
+        meta_train(space, digits, scale, MetaSettings(steps=9), config=start.config, out=out, start=begun, stop=stop)
     ghn, info, _ = load_checkpoint(out)
     assert info.steps == 0 and apart(ghn, start) == 0
+    # what went into the GHN that it started from counts
+    assert info.start == {"name": begun[1].name, "architecture_steps": 36, "seconds": 1.0}
+    assert (info.total_architecture_steps, info.total_seconds) == (36, 1.0)
     stop.requested = False
-    ghn, _ = meta_train(space, digits, scale, MetaSettings(steps=1), config=start.config, start=start, n_workers=1)
+    ghn, _ = meta_train(space, digits, scale, MetaSettings(steps=1), config=start.config, start=begun, n_workers=1)
     assert 0 < apart(ghn, start) < 1e-2 < apart(ghn, GHN(start.config))
 
 

@@ -19,6 +19,7 @@ from hypernas.evaluation.users_code import find_object, random_numbers
 __all__ = ["Target", "Wanted", "resolve_target"]
 
 IN_FILE = re.compile(r".+\.py:[A-Za-z_][\w.]*")
+SHOWN = 12  # names in a file that a message lists
 IN_MODULE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 
@@ -60,7 +61,8 @@ def _unnamed(text: str) -> UsageError:
         with contextlib.suppress(SyntaxError, ValueError, OSError):  # what is wrong with it shows when it is run
             nodes = ast.parse(Path(text).read_bytes()).body
             names = [node.name for node in nodes if isinstance(node, (ast.ClassDef, ast.FunctionDef))]
-    remedy = f"It defines {', '.join(names)[:300]}." if names else "For example model.py:Net."
+    shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    remedy = f"It defines {shown}." if names else "For example model.py:Net."
     return UsageError(
         "A target in a Python file is file.py:NAME, of a class, function or network", value=text, remedy=remedy
     )
