@@ -89,6 +89,16 @@ def with_nan() -> np.ndarray[Any, np.dtype[np.float64]]:
     return broken
 
 
+@pytest.mark.parametrize("shape", [(60, 5, 8, 9), (60, 8, 9, 5)])
+def test_any_number_of_channels(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    x = np.arange(np.prod(shape), dtype=np.int64).reshape(shape).astype(np.uint8)
+    np.savez(tmp_path / "deep.npz", x=x, y=Y)
+    dataset = load_dataset(str(tmp_path / "deep.npz"))
+    assert dataset.input_shape == (5, 8, 9)
+    images, _ = dataset.images("train")
+    assert images.shape[1:] == (5, 8, 9) and bool(torch.isfinite(images).all())
+
+
 BAD_ARRAYS = {
     "no labels": ({"x": X}, r"key 'y'; it is missing\. It has; got \['x'\]"),
     "no test": ({"x_train": X, "y_train": Y}, "key 'x_test'"),
@@ -100,7 +110,7 @@ BAD_ARRAYS = {
     "negative floats": ({"x": X / 255 - 0.5, "y": Y}, r"numbers in 0\.\.1.*got '-0\.5"),
     "NaN": ({"x": with_nan(), "y": Y}, r"without NaN; got 'nan"),
     "flat images": ({"x": X.reshape(60, -1), "y": Y}, r"shape.*got \(60, 192\)"),
-    "five channels": ({"x": np.zeros((60, 8, 8, 5), np.uint8), "y": Y}, r"shape.*got \(60, 8, 8, 5\)"),
+    "as many channels as pixels": ({"x": np.zeros((60, 8, 8, 8), np.uint8), "y": Y}, r"shape.*got \(60, 8, 8, 8\)"),
     "no images": ({"x": X[:0], "y": Y[:0]}, r"none of them 0; got \(0, 8, 8, 3\)"),
     "unclear channels": ({"x": np.zeros((60, 3, 8, 3), np.uint8), "y": Y}, "second or the last"),
     "one label too few": ({"x": X, "y": Y[:-1]}, "one label for each of the 60 images; got 59"),

@@ -33,8 +33,9 @@ def load_npz(path: Path) -> Dataset:
         x, y: instead, all images and labels, split 70 / 15 / 15, stratified.
         class_names: strings, one for each class; without it they are "0", "1", ...
 
-    Images have shape (n, height, width), (n, height, width, channels) or (n, channels, height, width) with 1 or 3
-    channels, as uint8, or as floating numbers in 0..1, which are rounded to 256 levels. Labels are integers from 0.
+    Images have shape (n, height, width), (n, height, width, channels) or (n, channels, height, width), as uint8, or as
+    floating numbers in 0..1, which are rounded to 256 levels. The axis of the channels is the one of 1 or 3, else the
+    smallest. Labels are integers from 0.
 
     Raises:
         DataError: naming the file, the key, the rule, what was found and the remedy.
@@ -112,12 +113,15 @@ def _as_uint8(array: Array, where: str) -> npt.NDArray[np.uint8]:
 
 
 def _channels_first(array: npt.NDArray[np.uint8], where: str) -> npt.NDArray[np.uint8]:
-    layouts = "(n, height, width), (n, height, width, channels) or (n, channels, height, width), 1 or 3 channels"
+    layouts = "(n, height, width), (n, height, width, channels) or (n, channels, height, width)"
     if 0 in array.shape or array.ndim not in (3, 4):
         raise DataError(f"{where} must have shape {layouts}, none of them 0", value=array.shape)
     if array.ndim == 3:
         return array[:, None]
-    first, last = array.shape[1] in IMAGE_CHANNELS, array.shape[3] in IMAGE_CHANNELS
+    _, *sizes = array.shape
+    first, last = sizes[0] in IMAGE_CHANNELS, sizes[2] in IMAGE_CHANNELS
+    if not first and not last:  # of another number, as in multispectral images: fewer than the image has pixels across
+        first, last = sizes[0] < min(sizes[1:]), sizes[2] < min(sizes[:2])
     if first and last:
         raise DataError(
             f"{where} must have shape {layouts}; here channels may be the second or the last",
@@ -129,7 +133,9 @@ def _channels_first(array: npt.NDArray[np.uint8], where: str) -> npt.NDArray[np.
     if last:
         return array.transpose(0, 3, 1, 2)
     raise DataError(
-        f"{where} must have shape {layouts}", value=array.shape, remedy="Convert the images to grey or RGB."
+        f"{where} must have shape {layouts}, with fewer channels than pixels across",
+        value=array.shape,
+        remedy="Convert the images to grey or RGB.",
     )
 
 

@@ -93,7 +93,7 @@ def _load_ghn(
     ghn, info, _ = load_checkpoint(path, device)
     say(f"GHN: {info.name} ({path}).")
     if info.data_fingerprint != dataset.fingerprint:
-        source = dataset.name if isinstance(options.data, Dataset) else options.data
+        source = dataset.name if isinstance(options.data, Dataset) or options.data == "auto" else options.data
         notes.append(
             f"The GHN was meta-trained on {info.data} and has not seen {dataset.name}. To adapt it: hypernas pretrain "
             f"--from {path} --data {source} --steps {ADAPT_STEPS}"

@@ -32,6 +32,16 @@ def longest_stretch(architecture: Architecture) -> float:
     return max(run.values())
 
 
+def _before_norms(architecture: Architecture) -> set[str]:
+    """Operations whose value only norms read: its scale makes no difference."""
+    flow = architecture.dataflow
+    others = {flow.output}
+    for node, sources in zip(flow.operations, flow.sources, strict=True):
+        if node.op not in NORMS:
+            others.update(sources)
+    return {node.name for node in flow.operations} - others
+
+
 def settle(
     architecture: Architecture, weights: Mapping[str, Tensor], images: Tensor | None = None
 ) -> dict[str, Tensor]:
@@ -56,6 +66,7 @@ def divisors(
     found: dict[str, float] = {}
     if longest_stretch(architecture) <= MAX_STRETCH:
         return found
+    free = _before_norms(architecture)
     program = compile_program(architecture)
     names = program.parameter_names
     if images is None:
@@ -68,7 +79,7 @@ def divisors(
                 inputs[k] = inputs[k] / found[names[i - 1]]
         output = PRIMITIVES[step.op].apply(inputs, step.attributes, False)
         slot = next((k for k, i in enumerate(step.inputs) if 1 <= i <= len(names)), None)
-        if step.op not in WEIGHTED or slot is None:
+        if step.op not in WEIGHTED or slot is None or step.name in free:
             return output
         name = names[step.inputs[slot] - 1]
         size = output.square().mean().sqrt().item()
