@@ -40,6 +40,10 @@ __all__ = ["MetaSettings", "Progress", "is_held_out", "meta_train"]
 
 HELD_OUT = 32  # one architecture in so many is never meta-trained on
 N_VAL_ARCHITECTURES, N_VAL_IMAGES = 16, 256
+# On other data the emitted classifiers are wrong at first, and their large gradients would undo what the GHN knows of
+# features: for this share of the steps only what emits classifiers learns (Kumar et al. 2022, linear probing before
+# fine-tuning).
+CLASSIFIER_FIRST = 0.3
 HIDDEN = 0.02  # share of the operations that a GHN with an open vocabulary does not see the name of
 
 
@@ -203,6 +207,8 @@ class _Trainer:
         self.loss = self.val_loss = self.val_accuracy = math.nan
         self.curve: list[list[float]] = []
         self.start: Mapping[str, Any] | None = None  # see GHNInfo
+        of_classifiers = set(self.ghn.decoder.of_classifiers())  # type: ignore[operator]  # of every decoder
+        self.others = [parameter for parameter in self.ghn.parameters() if parameter not in of_classifiers]
 
     # --- one step ---
 
@@ -295,6 +301,9 @@ class _Trainer:
                     of_buffers[group][row] = grad / len(architectures)
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(list(emission.buffers), of_buffers)
+        if self.start and self.start["data"] != self.dataset.name and self.fraction < CLASSIFIER_FIRST:
+            for parameter in self.others:
+                parameter.grad = None
         norm = torch.nn.utils.clip_grad_norm_(self.ghn.parameters(), self.settings.clip)
         if not torch.isfinite(norm):
             raise NonFiniteError(
@@ -361,7 +370,7 @@ class _Trainer:
     def start_from(self, ghn: GHN, info: GHNInfo) -> None:
         self.ghn.start_from(ghn)
         steps, seconds = info.total_architecture_steps, info.total_seconds
-        self.start = {"name": info.name, "architecture_steps": steps, "seconds": seconds}
+        self.start = {"data": info.data, "name": info.name, "architecture_steps": steps, "seconds": seconds}
 
     def save(self, out: Path, *, finished: bool = False) -> None:
         extra = {} if finished else _optimizer_tensors(self.ghn, self.optimizer)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -196,6 +197,10 @@ class CoordinateDecoder(nn.Module):
         gain = torch.exp(HEAD_GAIN + 4 * torch.tanh(self.head_gain(z) / 4))
         gain = torch.where(group.is_head, gain.squeeze(1), 1.0)
         return normalize_weight(raw, group.fan_in, 1.0 if kind == "linear" else 2.0, gain)
+
+    def of_classifiers(self) -> Iterator[nn.Parameter]:
+        """The parameters that emit classifiers, and other linear layers with them."""
+        return self.heads["linear"].parameters()
 
     @staticmethod
     def kind(group: ParameterGroup) -> str:
