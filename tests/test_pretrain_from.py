@@ -86,7 +86,7 @@ def test_the_first_step_is_taken_from_the_checkpoint(digits: Dataset, tiny_space
     ghn, info, _ = load_checkpoint(out)
     assert info.steps == 0 and apart(ghn, start) == 0
     # what went into the GHN that it started from counts
-    assert info.start == {"name": begun[1].name, "architecture_steps": 36, "seconds": 1.0}
+    assert info.start == {"data": "digits", "name": begun[1].name, "architecture_steps": 36, "seconds": 1.0}
     assert (info.total_architecture_steps, info.total_seconds) == (36, 1.0)
     stop.requested = False
     ghn, _ = meta_train(space, digits, scale, MetaSettings(steps=1), config=start.config, start=begun, n_workers=1)
