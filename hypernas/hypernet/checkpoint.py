@@ -38,8 +38,8 @@ class GHNInfo:
         finished: whether meta-training came to its end.
         figures: measured on held-out architectures and val images (accuracies in per cent, losses in nats).
         settings: of meta-training, needed to resume.
-        start: where it began from another GHN: that one's ``name`` and ``data``, and the ``architecture_steps`` and ``seconds`` that
-            had gone into it, all of its own starts included.
+        start: where it began from another GHN: that one's ``name`` and ``data``, and the ``architecture_steps`` and
+            ``seconds`` that had gone into it, all of its own starts included.
         version: of hypernas.
     """
 
