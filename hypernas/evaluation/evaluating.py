@@ -276,7 +276,11 @@ class _Evaluation:
         trained |= {name: trained[first] for name, first in graph.tied.items() if first in trained}
         path = self.options.save and finetuned_path(self.options.save)
         self._save(report, graph, trained, {}, path or self.folder / "finetuned.safetensors")
-        return replace(report, finetuning=tuned)
+        self.notes.append(
+            "The emitted start of fine-tuning is blended with the same random initialisation, half of each weight's "
+            "variance: emitted weights alone are slower to train."
+        )
+        return replace(report, finetuning=tuned, notes=tuple(self.notes))
 
     # --- what is left behind ---
 

@@ -23,7 +23,7 @@ from hypernas.runtime import resolve_device
 
 __all__ = ["Setting", "prepare"]
 
-ADAPT_STEPS = 500  # minutes on a laptop
+ADAPT_STEPS = 2_000  # minutes; more is better
 
 
 @dataclass
