@@ -323,7 +323,7 @@ LABELS = np.arange(40) % 2
     [
         (pixels(40, 8, 8).astype(np.int32), LABELS, ["x must hold images as uint8", "int32"]),
         (pixels(40, 8, 8) * 1.0, LABELS, ["0..1", "255"]),
-        (pixels(40, 8, 8, 5), LABELS, ["shape", "(40, 8, 8, 5)"]),
+        (pixels(40, 8, 8, 8), LABELS, ["shape", "(40, 8, 8, 8)"]),
         (pixels(40, 8), LABELS, ["shape", "(40, 8)"]),
         (pixels(40, 8, 8), LABELS * 1.5, ["integer labels", "float64"]),
         (pixels(40, 8, 8), LABELS - 1, ["labels from 0", "-1"]),

@@ -16,7 +16,7 @@ from scipy.stats import kendalltau, norm, rankdata
 from hypernas.data import Dataset
 from hypernas.errors import CheckpointError, UsageError
 from hypernas.hypernet import finding
-from hypernas.hypernet.checkpoint import load_checkpoint
+from hypernas.hypernet.checkpoint import load_checkpoint, read_info
 from hypernas.hypernet.finding import cache_path
 from hypernas.hypernet.ghn import GHN
 from hypernas.hypernet.meta_train import MetaSettings, meta_train
@@ -270,9 +270,16 @@ def test_another_ghn_has_another_reference(digits: Dataset, in_cache: Path) -> N
     assert one.fingerprint != two.fingerprint
 
 
-@pytest.mark.parametrize("path", sorted(finding.shipped_folder().glob("*.safetensors")), ids=lambda path: path.stem)
+SHIPPED = sorted(finding.shipped_folder().glob("*.safetensors"))
+
+
+def test_one_shipped_ghn_is_general() -> None:
+    assert [path.stem for path in SHIPPED if load_space(read_info(path).space).is_general] == ["deepnets-cifar10"]
+
+
+@pytest.mark.parametrize("path", [path for path in SHIPPED if "deepnets" not in path.stem], ids=lambda path: path.stem)
 def test_shipped_ghns_come_with_their_reference(path: Path) -> None:
-    """Else the first ranking of every user would measure it again."""
+    """Else the first ranking of every user would measure it again. The general one is not for ranking."""
     ghn, info, _ = load_checkpoint(path, CPU)
     data = SimpleNamespace(fingerprint=info.data_fingerprint)
     _, measured = choose_signals("default")
