@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from architectures import small_network
 from torch import Tensor, nn
 
-from hypernas.errors import NonFiniteError, TraceError
+from hypernas.errors import NonFiniteError, TraceError, UsageError
 from hypernas.evaluation.coverage import emitted_names
 from hypernas.graphs.tracing import trace
 from hypernas.hypernet import ghn as module_of_ghn
@@ -354,3 +354,26 @@ def test_memory_for_a_gigabyte_is_bounded(tmp_path: object) -> None:
     size, times = done.stdout.split()
     assert int(size) > 1 << 30
     assert float(times) < 2.5
+
+
+# --- a start for training ---
+
+
+def test_a_blended_start_keeps_the_scale_of_the_module_and_its_biases(ghn: GHN) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 5))
+    before = copy.deepcopy(module.state_dict())
+    emitted = ghn.emit(module, input_shape=(3, 8, 8))
+    ghn.initialize(module, input_shape=(3, 8, 8), own_share=0.5)
+    after = module.state_dict()
+    for name in ("0.weight", "4.weight"):
+        torch.testing.assert_close(after[name].norm(), before[name].norm())
+        for source in (before, emitted):  # as much of either, up to what the two have in common
+            likeness = F.cosine_similarity(after[name].flatten(), source[name].flatten(), dim=0)
+            assert 0.6 < likeness < 0.8
+    assert all(torch.equal(after[name], before[name]) for name in before if name not in ("0.weight", "4.weight"))
+
+
+def test_a_share_is_from_0_to_1(ghn: GHN) -> None:
+    with pytest.raises(UsageError, match=r"from 0 to 1; got 1\.5"):
+        ghn.initialize(nn.Linear(3, 3), input_shape=(3,), own_share=1.5)

@@ -142,12 +142,15 @@ class GHN(nn.Module):
         *,
         input_shape: Shape = IMAGE,
         images: Iterable[Tensor] | None = None,
+        own_share: float = 0.0,
         allow_uncovered: bool = False,
     ) -> InitializationReport:
         """Load emitted weights into a module of the user's, in place; see ``hypernas.hypernet.modules.initialize``."""
         from hypernas.hypernet.modules import initialize
 
-        return initialize(self, module, input_shape, images=images, allow_uncovered=allow_uncovered)
+        return initialize(
+            self, module, input_shape, images=images, own_share=own_share, allow_uncovered=allow_uncovered
+        )
 
     def _emit(self, architectures: Sequence[Architecture]) -> Emission:
         if not architectures:

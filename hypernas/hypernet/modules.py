@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from hypernas.errors import UsageError
 from hypernas.graphs.architecture import Architecture
 from hypernas.graphs.primitives import Shape
 from hypernas.hypernet.ghn import GHN
 from hypernas.networks.scales import divisors
+from hypernas.networks.starts import training_start
 
 if TYPE_CHECKING:
     from hypernas.graphs.tracing import Trace
@@ -93,6 +95,7 @@ def initialize(
     input_shape: Shape,
     *,
     images: Iterable[Tensor] | None = None,
+    own_share: float = 0.0,
     allow_uncovered: bool = False,
 ) -> InitializationReport:
     """Load emitted weights into the module, in place.
@@ -103,18 +106,28 @@ def initialize(
     Args:
         input_shape: of one image, (channels, height, width).
         images: batches of train images, normalised, to re-estimate the running statistics on.
+        own_share: of the module's own values in each weight's variance: 0 for weights to be used as they are,
+            ``hypernas.networks.starts.OWN_SHARE`` for a start to train from; biases and norms then keep their values.
         allow_uncovered: leave what cannot be represented at the module's own values, instead of raising.
 
     Raises:
         TraceError: where the module cannot be traced.
+        UsageError: for a share that is not from 0 to 1.
     """
     from hypernas.graphs.tracing import trace
+
+    if not 0 <= own_share <= 1:
+        raise UsageError("The module's own share of the weights is from 0 to 1", value=own_share)
 
     start = time.monotonic()
     batches = [] if images is None else list(images)
     traced = trace(on_cpu(module), input_shape=tuple(input_shape), allow_uncovered=allow_uncovered)
     traced_at = time.monotonic()
     weights, rescaled = emit_for_module(ghn, traced, batches[0].cpu() if batches else None)
+    if own_share:
+        own = {name: tensor.detach().cpu().float() for name, tensor in module.named_parameters()}
+        weights |= training_start(traced.architecture, weights, own, own_share)
+        weights |= {name: weights[first] for name, first in traced.tied.items() if first in weights}
     emit_s = time.monotonic() - traced_at
     module.load_state_dict(weights, strict=False)
     if batches:

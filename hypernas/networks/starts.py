@@ -30,6 +30,8 @@ def training_start(
     """
     start = {}
     for spec in architecture.parameters:
+        if spec.name not in emitted:  # it serves what could not be represented
+            continue
         mine, theirs = own[spec.name], emitted[spec.name]
         size = mine.square().mean().sqrt()
         if spec.role != "weight" or not size > 0:
