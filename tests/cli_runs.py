@@ -59,6 +59,17 @@ class InProcess:
         return Outcome(code if isinstance(code, int) else 0, captured.out, captured.err)
 
 
+def refused(done: Outcome, *parts: str) -> None:
+    """Exit code 2, nothing on stdout, and a message on stderr with all the parts."""
+    assert done.code == 2, (done.code, done.err)
+    assert done.out == ""
+    assert "Traceback" not in done.err
+    message = done.err[done.err.index("hypernas: ") :]
+    for part in parts:
+        assert part in message, message
+    assert len(message) < 1200
+
+
 def start(*arguments: object, log: Path) -> subprocess.Popen[bytes]:
     """In the background, stderr to ``log``; one thread for torch."""
     with log.open("wb") as stderr:

@@ -14,8 +14,8 @@ from architectures import small_network
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from hypernas import tensor_files
 from hypernas.errors import CheckpointError, StoreError
-from hypernas.hypernet import checkpoint
 from hypernas.hypernet.checkpoint import FORMAT, GHNInfo, load_checkpoint, read_info, save_checkpoint
 from hypernas.hypernet.config import GHNConfig
 from hypernas.hypernet.ghn import GHN
@@ -239,9 +239,9 @@ def test_a_failed_write_leaves_the_old_file_whole(
         raise error
 
     if when == "writing":
-        monkeypatch.setattr(checkpoint, "save_file", fail)
+        monkeypatch.setattr(tensor_files, "save_file", fail)
     else:
-        monkeypatch.setattr(checkpoint.os, "replace", lambda source, target: fail(None, source))
+        monkeypatch.setattr(tensor_files.os, "replace", lambda source, target: fail(None, source))
     with pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else StoreError):
         saved(path, seed=4)
     assert path.read_bytes() == before

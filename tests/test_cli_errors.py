@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cli_runs import InProcess, Outcome, hypernas
+from cli_runs import InProcess, hypernas, refused
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -23,17 +23,6 @@ from hypernas.spaces.finding import load_space
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], cache: Path) -> InProcess:
     return InProcess(monkeypatch, capsys)
-
-
-def refused(done: Outcome, *parts: str) -> None:
-    """Exit code 2, nothing on stdout, and a last line on stderr with all the parts."""
-    assert done.code == 2, (done.code, done.err)
-    assert done.out == ""
-    assert "Traceback" not in done.err
-    message = done.err[done.err.index("hypernas: ") :]
-    for part in parts:
-        assert part in message, message
-    assert len(message) < 1200
 
 
 # --- options ---

@@ -14,7 +14,7 @@ from hypernas.hypernet.ghn import GHN
 from hypernas.hypernet.modules import emit_for_architecture
 from hypernas.networks.interpreter import Step, compile_program
 from hypernas.networks.network import Network, random_weights
-from hypernas.networks.scales import longest_stretch, settle
+from hypernas.networks.scales import divisors, longest_stretch
 from hypernas.networks.starts import training_start
 from hypernas.networks.statistics import reestimate
 
@@ -40,6 +40,12 @@ def tokens(depth: int) -> Architecture:
         q, k, v = (g.linear(x, 16) for _ in range(3))
         x = g.op("add", x, g.linear(g.op("attention", q, k, v), 16))
     return g.finish(g.linear(g.op("mean", x, axes=(1,)), 10, name="head"))
+
+
+def settle(architecture: Architecture, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights, those rescaled as new tensors."""
+    found = divisors(architecture, weights)
+    return {name: tensor / found[name] if name in found else tensor for name, tensor in weights.items()}
 
 
 def sizes(architecture: Architecture, weights: dict[str, Tensor]) -> dict[str, float]:

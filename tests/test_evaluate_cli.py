@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cli_runs import InProcess, Outcome, hypernas
+from cli_runs import InProcess, hypernas, refused
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -110,17 +110,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "model.py").write_text(MODEL)
     yield tmp_path
     sys.modules.pop("hypernas_user_model_model", None)
-
-
-def refused(done: Outcome, *parts: str) -> None:
-    """Exit code 2, nothing on stdout, and a message on stderr with all the parts."""
-    assert done.code == 2, (done.code, done.err)
-    assert done.out == ""
-    assert "Traceback" not in done.err
-    message = done.err[done.err.index("hypernas: ") :]
-    for part in parts:
-        assert part in message, message
-    assert len(message) < 1200
 
 
 # --- what it prints ---
@@ -378,13 +367,13 @@ def test_weights_in_half_precision(cli: InProcess, project: Path, general_ghn: P
 def test_a_disk_that_refuses_the_weights(
     cli: InProcess, project: Path, general_ghn: Path, runs_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hypernas.evaluation import saving
+    from hypernas import tensor_files
 
     def full(*arguments: Any, **options: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    assert saving.save_file is save_file
-    monkeypatch.setattr(saving, "save_file", full)
+    assert tensor_files.save_file is save_file
+    monkeypatch.setattr(tensor_files, "save_file", full)
     command = ["evaluate", "model.py:Net", "--data", "digits", "--ghn", general_ghn, "--out", runs_folder]
     refused(cli(*command, "--save", "weights.safetensors"), "weights.safetensors", "No space left")
     assert sorted(path.name for path in project.glob("*.safetensors")) == []

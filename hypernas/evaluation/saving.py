@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hypernas.errors import StoreError, UsageError
 from hypernas.evaluation.target import Target
 from hypernas.graphs.architecture import Architecture
+from hypernas.tensor_files import write_tensors
 
 __all__ = ["check_save", "finetuned_path", "save_tensors", "state_of", "write_architecture"]
 
@@ -88,17 +86,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, 
         apart[name] = tensor.clone(memory_format=torch.contiguous_format) if storage in seen else tensor.contiguous()
         seen.add(storage)
     metadata = {"format": "pt", "hypernas": json.dumps(dict(about))}
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
-        try:
-            save_file(apart, temporary, metadata=metadata)
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
-    except (OSError, SafetensorError) as error:
-        raise StoreError(f"The weights can be written ({error})", value=str(path), remedy="Free the disk.") from None
+    write_tensors(path, apart, metadata, what="The weights")
     return path
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,13 +10,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from hypernas.errors import CheckpointError, StoreError, UsageError
+from hypernas.errors import CheckpointError, UsageError
 from hypernas.hypernet.config import GHNConfig
 from hypernas.hypernet.ghn import GHN
 from hypernas.spaces.space import Scale
+from hypernas.tensor_files import write_tensors
 
 __all__ = ["FORMAT", "GHNInfo", "load_checkpoint", "read_info", "save_checkpoint"]
 
@@ -101,18 +99,8 @@ def save_checkpoint(path: Path, ghn: GHN, info: GHNInfo, extra: Mapping[str, Ten
     """
     tensors = {f"ghn.{name}": tensor.detach().cpu().contiguous() for name, tensor in ghn.state_dict().items()}
     tensors.update({name: tensor.detach().cpu().contiguous() for name, tensor in (extra or {}).items()})
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
-        try:
-            save_file(tensors, temporary, metadata={"hypernas": json.dumps(info.to_json(), sort_keys=True)})
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
-    except (OSError, SafetensorError) as error:
-        raise StoreError(f"The checkpoint can be written ({error})", value=str(path), remedy="Free the disk.") from None
+    metadata = {"hypernas": json.dumps(info.to_json(), sort_keys=True)}
+    write_tensors(path, tensors, metadata, what="The checkpoint")
 
 
 def _open(path: Path) -> Any:

@@ -191,8 +191,7 @@ class _Trainer:
         )
         resolution = scale.input_shape[1]
         self.train_images = {}
-        for _, used in self.scales:
-            size = used.input_shape[1]
+        for size in {used.input_shape[1] for _, used in self.scales}:
             self.train_images[size], self.train_labels = dataset.images("train", resolution=size, device=device)
         images, labels = dataset.images("val", resolution=resolution, device=device)
         # of every class: files in class folders come class by class

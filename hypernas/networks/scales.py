@@ -11,7 +11,7 @@ from hypernas.graphs.architecture import Architecture
 from hypernas.graphs.primitives import PRIMITIVES
 from hypernas.networks.interpreter import Step, compile_program
 
-__all__ = ["divisors", "longest_stretch", "settle"]
+__all__ = ["divisors", "longest_stretch"]
 
 NORMS = ("batch_norm", "layer_norm", "group_norm", "rms_norm")
 WEIGHTED = ("conv", "linear", "conv_transpose", "matmul", "einsum")
@@ -40,14 +40,6 @@ def _before_norms(architecture: Architecture) -> set[str]:
         if node.op not in NORMS:
             others.update(sources)
     return {node.name for node in flow.operations} - others
-
-
-def settle(
-    architecture: Architecture, weights: Mapping[str, Tensor], images: Tensor | None = None
-) -> dict[str, Tensor]:
-    """The weights, some rescaled so that no operation's output leaves the band; those rescaled are new tensors."""
-    found = divisors(architecture, weights, images)
-    return {name: tensor / found[name] if name in found else tensor for name, tensor in weights.items()}
 
 
 def divisors(
