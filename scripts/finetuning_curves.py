@@ -28,7 +28,8 @@ from hypernas.hypernet.modules import emit_for_module
 from hypernas.networks.network import Network
 from hypernas.networks.starts import training_start
 from hypernas.runtime import keep_freed_memory, resolve_device
-from hypernas.training.full import TrainSettings, _optimizer, _rate, evaluate
+from hypernas.training.settings import TrainSettings
+from hypernas.training.steps import evaluate, learning_rate, make_optimizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from zoo.residual import resnet18
@@ -59,14 +60,14 @@ def train(
     settings = TrainSettings(epochs=1, seed=seed)
     policy = dataset.augmentation.at_resolution(side, dataset.input_shape[1])
     network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer, generator = _optimizer(network, settings), torch.Generator().manual_seed(seed)
+    optimizer, generator = make_optimizer(network, settings), torch.Generator().manual_seed(seed)
     curve = []
     for step in range(1, steps + 1):
         network.train()
         rows = torch.randint(len(labels), (settings.batch,), generator=generator).to(device)
         x = augment(images[rows], policy, generator).contiguous(memory_format=torch.channels_last)
         for group in optimizer.param_groups:
-            group["lr"] = _rate(settings, step - 1, steps)
+            group["lr"] = learning_rate(settings, step - 1, steps)
         loss = F.cross_entropy(network(x), labels[rows], label_smoothing=settings.label_smoothing)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

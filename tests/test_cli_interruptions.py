@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from cli_runs import start, wait_for
 
+from hypernas.engine.results import read_ranking
 from hypernas.hypernet.checkpoint import read_info
 
 pytestmark = pytest.mark.slow
@@ -84,8 +85,9 @@ def test_while_scoring(number: signal.Signals, cache: Path, tmp_path: Path) -> N
     folder, value = only_search(runs)
     n = value["n_candidates"]
     assert value["state"] == "killed" and 0 < n < 5000 and n % 32 == 0
-    assert len((folder / "candidates.jsonl").read_text().splitlines()) == n
+    assert len(read_ranking(folder)) == n
     assert f"Kept: {n:,} scored candidates in {folder}" in said
+    assert f"hypernas search --resume {folder.name} --out {runs}" in said
     (parent,) = parents(runs)
     assert parent.info.status == "KILLED" and parent.info.run_id == value["run_id"]
 
@@ -99,7 +101,7 @@ def test_while_training(number: signal.Signals, cache: Path, tmp_path: Path, tin
     end(process, log, number)
     folder, value = only_search(runs)
     assert value["state"] == "killed" and value["n_candidates"] == 4
-    assert len((folder / "candidates.jsonl").read_text().splitlines()) == 4
+    assert len(read_ranking(folder)) == 4
     (parent,) = parents(runs)
     assert parent.info.status == "KILLED"
 

@@ -11,7 +11,8 @@ from cli_runs import InProcess, Outcome, hypernas
 import hypernas as package
 from hypernas.cli.display import clock, count
 from hypernas.data import Dataset
-from hypernas.training.full import evaluate
+from hypernas.engine.results import read_ranking
+from hypernas.training.steps import evaluate
 
 KEYS = {"search_id", "run_id", "tracking_uri", "space", "data", "ghn", "n_candidates", "seconds", "candidates"}
 ROW_KEYS = {
@@ -43,7 +44,7 @@ def searched(filled_cache: Path, runs_folder: Path) -> Outcome:
 def test_the_last_line_of_stdout_is_one_json_object(searched: Outcome) -> None:
     assert searched.out.count("\n") == 1  # all else goes to stderr
     result = searched.last
-    assert set(result) == KEYS | {"state", "scoring_scale", "full_scale"}
+    assert set(result) == KEYS | {"state", "scoring_scale", "full_scale", "objectives", "calibrated", "race", "top"}
     assert (result["space"], result["data"], result["n_candidates"]) == ("cifar_cells", "digits", 12)
     assert result["state"] == "finished"
     assert set(result["seconds"]) == {"pretrain", "score", "train", "total"}
@@ -61,7 +62,7 @@ def test_rows_are_ranked_and_the_best_are_trained(searched: Outcome) -> None:
     scores = [row["score"] for row in rows]
     assert scores == sorted(scores, reverse=True)
     for row in rows:
-        assert set(row) == ROW_KEYS | {"emitted_accuracy", "error"}
+        assert set(row) == ROW_KEYS | {"emitted_accuracy", "error", "n_images", "front", "memory_mb", "latency_ms"}
         assert row["score_se"] > 0 and row["params"] > 0 and row["flops"] > 0 and row["error"] is None
     for row in rows[:2]:
         assert row["init"] == "emitted" and row["run_id"]
@@ -101,10 +102,10 @@ def test_the_folder_keeps_every_candidate_and_the_networks(
     searched: Outcome, runs_folder: Path, digits: Dataset
 ) -> None:
     folder = runs_folder / "searches" / searched.last["search_id"]
-    lines = [json.loads(line) for line in (folder / "candidates.jsonl").read_text().splitlines()]
-    assert len(lines) == 12
+    ranking = read_ranking(folder)
+    assert len(ranking) == 12
     rows = {row["digest"]: row for row in searched.last["candidates"]}
-    assert {line["digest"]: line["score"] for line in lines} == {d: row["score"] for d, row in rows.items()}
+    assert {row["digest"]: row["score"] for row in ranking} == {d: row["score"] for d, row in rows.items()}
     assert json.loads((folder / "search.json").read_text())["state"] == "finished"
     for row in searched.last["candidates"][:2]:
         network = package.load_network(folder / "networks" / row["digest"][:12])

@@ -6,16 +6,19 @@ import errno
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pytest
 import torch
 from cli_runs import InProcess, Outcome
 
-from hypernas.engine import driver
-from hypernas.engine.proposing import Proposer
-from hypernas.engine.ranking_table import RankingTable
+from hypernas.engine import running
+from hypernas.engine.costs import Coster
+from hypernas.engine.objectives import Limits
+from hypernas.engine.proposing import Proposer, make_sampler
 from hypernas.engine.records import TrainingReport
+from hypernas.engine.results import read_ranking
+from hypernas.engine.store import Store
 from hypernas.errors import NonFiniteError, StoreError
 from hypernas.graphs.architecture import Architecture
 from hypernas.hypernet.ghn import GHN
@@ -65,7 +68,10 @@ def test_a_candidate_whose_logits_are_not_finite_ranks_last(
 ) -> None:
     original = GHN.emit
     space = load_space(str(tiny_space))
-    poisoned = [Proposer(space, space.default_scale, "random", 0).ask(6)[2].digest]
+    sampler = make_sampler("random", space, space.default_scale, 0, 1)
+    coster = Coster(space, space.default_scale)
+    proposer = Proposer(space, space.default_scale, sampler, coster, Limits(), 0)
+    poisoned = [proposer.ask(6, 0)[2].architecture.digest]
 
     def emit(self: GHN, architectures: Sequence[Architecture]) -> Any:
         emission = original(self, architectures)
@@ -87,7 +93,9 @@ def test_a_candidate_whose_logits_are_not_finite_ranks_last(
 
 
 def test_every_candidate_fails(cli: InProcess, command: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
-    def measure(self: Measurer, architectures: Sequence[Architecture], pool: WorkerPool) -> list[Measurement]:
+    def measure(
+        self: Measurer, architectures: Sequence[Architecture], pool: WorkerPool, sizes: object = None
+    ) -> list[Measurement]:
         return [Measurement({}, 1, 1, 0.1, error="logits are not finite") for _ in architectures]
 
     monkeypatch.setattr(Measurer, "measure", measure)
@@ -99,7 +107,7 @@ def test_every_candidate_fails(cli: InProcess, command: list[object], monkeypatc
 def test_a_network_that_fails_to_train_does_not_end_the_search(
     cli: InProcess, command: list[object], monkeypatch: pytest.MonkeyPatch, runs_folder: Path
 ) -> None:
-    original = driver.train_network
+    original = running.train_network
     failing: list[str] = []
 
     def train(architecture: Architecture, *arguments: Any, **options: Any) -> tuple[Network, TrainingReport]:
@@ -108,7 +116,7 @@ def test_a_network_that_fails_to_train_does_not_end_the_search(
             raise NonFiniteError("The loss is finite in training", value=float("nan"))
         return original(architecture, *arguments, **options)
 
-    monkeypatch.setattr(driver, "train_network", train)
+    monkeypatch.setattr(running, "train_network", train)
     done = cli(*command)
     assert done.code == 0
     assert "failed to train: The loss is finite in training; got nan" in done.err
@@ -141,39 +149,32 @@ def test_out_of_memory_for_a_single_architecture(
     assert [run_status(run_id, runs_folder) for run_id in opened] == ["FAILED"]
 
 
-class FullDisk:
-    """A file on a disk that has room for some writes more."""
-
-    def __init__(self, file: IO[str], n_writes: int) -> None:
-        self.file, self.left = file, n_writes
-
-    def write(self, text: str) -> int:
-        self.left -= 1
-        if self.left < 0:
-            raise OSError(errno.ENOSPC, "No space left on device", "candidates.jsonl")
-        return self.file.write(text)
-
-    def flush(self) -> None:
-        self.file.flush()
-
-
 def test_a_full_disk_while_scoring(
     cli: InProcess, command: list[object], monkeypatch: pytest.MonkeyPatch, runs_folder: Path
 ) -> None:
-    original = RankingTable.add
+    """The state of the search cannot grow any more: what it holds stays, and a resume goes on from it."""
+    original = Store.finish_batch
+    n: list[int] = []
 
-    def add(self: RankingTable, *arguments: Any) -> None:
-        if self.log is not None and not isinstance(self.log, FullDisk):
-            self.log = FullDisk(self.log, 3)  # type: ignore[assignment]
+    def finish_batch(self: Store, *arguments: Any) -> None:
+        n.append(1)
         original(self, *arguments)
+        if len(n) == 2:  # SQLite's own limit stands in for the disk's
+            (pages,) = self._db.execute("PRAGMA page_count").fetchone()
+            self._db.execute(f"PRAGMA max_page_count = {pages}")
+            self._db.execute("INSERT INTO about VALUES ('much', ?)", ("x" * 100_000,))
 
-    monkeypatch.setattr(RankingTable, "add", add)
+    monkeypatch.setattr(Store, "finish_batch", finish_batch)
+    monkeypatch.setattr(running, "LOCAL_BATCH", 2)
     before = states(runs_folder)
-    failed(cli(*command), "No space left on device", "candidates.jsonl", "Free space")
-    folder, value = only_new(before, runs_folder)
-    assert value["state"] == "failed" and value["n_candidates"] == 4
-    assert len((folder / "candidates.jsonl").read_text().splitlines()) == 3
-    assert run_status(value["run_id"], runs_folder) == "FAILED"
+    failed(cli(*command), "The state of a search can be written", "full", "Free space", "--resume")
+    _, value = only_new(before, runs_folder)
+    monkeypatch.setattr(Store, "finish_batch", original)
+    done = cli("search", "--resume", value["search_id"], "--out", runs_folder, "--json")
+    assert done.code == 0, done.err
+    assert "2 candidates are scored already; the 2 of a batch that was not finished are scored again" in done.err
+    assert done.last["n_candidates"] == 6 and len({row["digest"] for row in done.last["candidates"]}) == 6
+    assert run_status(done.last["run_id"], runs_folder) == "FINISHED"
 
 
 def test_a_full_disk_while_saving_a_network(
@@ -192,7 +193,7 @@ def test_a_full_disk_while_saving_a_network(
 def test_a_store_that_fails_at_the_end_loses_no_result(
     cli: InProcess, command: list[object], monkeypatch: pytest.MonkeyPatch, runs_folder: Path
 ) -> None:
-    def finish(self: SearchTracker, *arguments: Any) -> None:
+    def finish(self: SearchTracker, *arguments: Any, **options: Any) -> None:
         raise StoreError("The tracking store can be written", value="mlflow.db", remedy="Make room there.")
 
     monkeypatch.setattr(SearchTracker, "finish", finish)
@@ -214,7 +215,7 @@ def test_a_store_that_cannot_be_opened_loses_no_score(
     failed(cli(*command), "The tracking store can be written", "mlflow.db")
     folder, value = only_new(before, runs_folder)
     assert (value["state"], value["n_candidates"]) == ("failed", 6)
-    assert len((folder / "candidates.jsonl").read_text().splitlines()) == 6
+    assert len(read_ranking(folder)) == 6
 
 
 def test_a_search_that_fails_before_it_starts_leaves_no_empty_folder(
@@ -228,7 +229,7 @@ def test_single_worker_keeps_each_network_once_it_is_trained(
     cli: InProcess, command: list[object], monkeypatch: pytest.MonkeyPatch, runs_folder: Path
 ) -> None:
     """On a GPU, and on one core, one network is trained after the other: an interruption keeps the first."""
-    original = driver.train_network
+    original = running.train_network
     n: list[int] = []
 
     def train(*arguments: Any, **options: Any) -> tuple[Network, TrainingReport]:
@@ -237,8 +238,8 @@ def test_single_worker_keeps_each_network_once_it_is_trained(
             raise KeyboardInterrupt
         return original(*arguments, **options)
 
-    monkeypatch.setattr(driver, "train_network", train)
-    monkeypatch.setattr(driver, "WorkerPool", lambda device: WorkerPool(device, 1))
+    monkeypatch.setattr(running, "train_network", train)
+    monkeypatch.setattr(running, "WorkerPool", lambda device, n_workers: WorkerPool(device, 1))
     before = states(runs_folder)
     done = cli(*command)
     assert done.code == 130

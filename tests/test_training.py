@@ -14,14 +14,16 @@ from architectures import small_network
 from torch import Tensor
 
 from hypernas import Architecture, Builder, Dataset, Network, load_network, load_space
+from hypernas.engine.records import TrainingReport
 from hypernas.errors import CheckpointError, DeviceError, NonFiniteError, StoreError, UsageError
 from hypernas.interrupts import StopRequest
 from hypernas.networks import network as network_module
 from hypernas.networks.interpreter import compile_program
 from hypernas.networks.network import random_weights
 from hypernas.spaces.space import Scale
-from hypernas.training import full
-from hypernas.training.full import TrainSettings, default_epochs, evaluate, train_network
+from hypernas.training import training
+from hypernas.training.full import TrainSettings, default_epochs, train_network
+from hypernas.training.steps import evaluate
 
 CPU = torch.device("cpu")
 SCALE = Scale((1, 8, 8), 10, width=8, n_cells=1, n_reductions=0)
@@ -188,7 +190,7 @@ def test_random_weights() -> None:
 
 def train(
     architecture: Architecture, digits: Dataset, *, epochs: int = 2, seed: int = 0, folder: Path | None = None
-) -> tuple[Network, full.TrainingReport]:
+) -> tuple[Network, TrainingReport]:
     weights = random_weights(architecture, 0)
     settings = TrainSettings(epochs=epochs, seed=seed)
     return train_network(architecture, weights, digits, SCALE, settings, init="random", device=CPU, folder=folder)
@@ -246,7 +248,7 @@ def test_the_best_epoch_by_val_accuracy_is_kept_and_test_is_read_once(
         read.append(name)
         return original(self, name)
 
-    monkeypatch.setattr(full, "evaluate", fake)
+    monkeypatch.setattr(training, "evaluate", fake)
     monkeypatch.setattr(Dataset, "split", spy)
     network, report = train(plain(4), digits, epochs=4)
     assert (report.best_epoch, report.val_accuracy, report.test_accuracy) == (2, 70.0, 12.0)  # the first of equals

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -15,7 +14,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from hypernas.engine.records import Candidate, EpochMetrics, SearchResult
+from hypernas.engine.records import Candidate, EpochMetrics, ScoringProgress, SearchResult
 from hypernas.hypernet.meta_train import Progress as MetaProgress
 
 __all__ = ["PretrainDisplay", "SearchDisplay", "result_table"]
@@ -110,24 +109,26 @@ class SearchDisplay(PretrainDisplay):
     def __enter__(self) -> SearchDisplay:
         return self
 
-    def scored(self, rows: Sequence[Candidate], n_wanted: int, seconds: float) -> None:
-        n = len(rows)
-        rate = n / max(seconds, 1e-9)
-        best = sorted((row for row in rows if row.score is not None), key=lambda row: -(row.score or 0.0))[:SHOWN]
-        text = f"{n:,} of {n_wanted:,}, {rate:.0f}/s, {clock((n_wanted - n) / rate)} left"
+    def scored(self, progress: ScoringProgress) -> None:
+        p = progress
+        rate = (p.n_done - p.n_before) / max(p.seconds, 1e-9)
+        wanted = "" if p.n_wanted is None else f" of {p.n_wanted:,}"
+        left = "" if p.n_wanted is None else f", {clock((p.n_wanted - p.n_done) / max(rate, 1e-9))} left"
+        text = f"{p.n_done:,}{wanted}, {rate:.3g}/s{left}"
         table = Table("", "score", "±", "val acc. emitted", "params", "FLOPs", "digest", title=None)
-        for rank, row in enumerate(best, start=1):
+        for rank, row in enumerate(p.best, start=1):
             table.add_row(
                 str(rank),
                 f"{row.score:.3f}",
                 f"{row.score_se:.3f}",
-                f"{row.emitted_accuracy:.1f} %",
+                "" if row.emitted_accuracy is None else f"{row.emitted_accuracy:.1f} %",
                 count(row.params),
                 count(row.flops),
                 row.digest[:8],
             )
-        top = f", best score {best[0].score:.3f} ± {best[0].score_se:.3f}" if best else ""
-        self.show(Group(_bar("Scoring", n, n_wanted, text), table), f"Scoring: {text}{top}", last=n == n_wanted)
+        top = f", best score {p.best[0].score:.3f} ± {p.best[0].score_se:.3f}" if p.best else ""
+        bar = _bar(p.stage, p.n_done, p.n_wanted or 2 * p.n_done, text)
+        self.show(Group(bar, table), f"{p.stage}: {text}{top}", last=p.n_done == p.n_wanted)
 
     def training(self, candidate: Candidate, metrics: EpochMetrics, epochs: int) -> None:
         self._epochs[candidate.rank] = (metrics, epochs)
@@ -161,12 +162,22 @@ def result_table(result: SearchResult, top: int, out: Path) -> None:
         console = Console(highlight=False, width=100)
     title = f"{result.space} on {result.data}: the best of {len(result.candidates):,} architectures"
     table = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
-    for name in ("rank", "digest", "score before", "emitted %", "val %", "test %", "params", "FLOPs", "time"):
+    names = ["rank", "digest", "score before", "emitted %", "val %", "test %", "params", "FLOPs", "time"]
+    shown = result.candidates[: max(top, 1)]
+    along = len(result.objectives) > 1
+    if along:  # the trained lie along the front, not at its beginning
+        names.insert(1, "front")
+        shown = [row for i, row in enumerate(result.candidates) if i < max(top, 1) or row.training is not None]
+    timed = any(row.latency_ms is not None for row in shown)
+    if timed:
+        names.insert(-1, "ms")
+    for name in names:
         table.add_column(name, no_wrap=True, justify="left" if name == "digest" else "right")
-    for row in result.candidates[: max(top, 1)]:
+    for row in shown:
         report = row.training
         table.add_row(
             str(row.rank),
+            *([str(row.front or "")] if along else []),
             row.digest[:8],
             "failed" if row.score is None else f"{row.score:.3f} ± {row.score_se:.3f}",
             "" if row.emitted_accuracy is None else f"{row.emitted_accuracy:.1f}",
@@ -174,9 +185,15 @@ def result_table(result: SearchResult, top: int, out: Path) -> None:
             f"{report.test_accuracy:.2f}" if report else "failed" if row.training_error else "",
             count(row.params),
             count(row.flops),
+            *(["" if row.latency_ms is None else f"{row.latency_ms:.2f}"] if timed else []),
             clock(report.seconds) if report else "",
         )
     console.print(table)
+    if along:
+        size = sum(row.front == 1 for row in result.candidates)
+        console.print(f"Objectives: {', '.join(result.objectives)}; {size} candidates are on the Pareto front.")
+    if result.race:
+        console.print(result.race)
     seconds = result.seconds
     console.print(
         (

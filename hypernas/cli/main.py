@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from hypernas.cli import bench, calibrate, data, evaluate, pretrain, rank, search, spaces, ui
+from hypernas.cli import bench, calibrate, data, evaluate, pretrain, rank, runs, search, spaces, ui
 from hypernas.errors import HypernasError
 from hypernas.version import __version__
 
@@ -30,6 +30,7 @@ app.command("rank")(rank.rank)
 app.command("evaluate")(evaluate.evaluate)
 app.command("bench")(bench.bench)
 app.command("calibrate")(calibrate.calibrate)
+app.command("runs")(runs.runs)
 app.command("spaces")(spaces.spaces)
 app.command("ui")(ui.ui)
 app.add_typer(data.app, name="data")

@@ -1,75 +1,50 @@
-"""A search from start to end: find a GHN, propose and score, rank, train the best, and log the whole story."""
+"""A search from start to end: find a GHN, propose and score, race, rank, train the best, and log the whole story.
+
+Every stage reads what is done already from the search's state and does the rest, so that a search that is resumed goes
+the same way as one that was never interrupted.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import random
+import shutil
 import time
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import replace
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, cast
 
-from hypernas.data import Dataset, load_dataset, resolve_data
 from hypernas.engine.calibrating import Calibrator, round_sizes
-from hypernas.engine.options import SearchOptions, check_size, check_writable
-from hypernas.engine.proposing import Proposer
+from hypernas.engine.options import WHERE, SearchOptions, check_writable
 from hypernas.engine.ranking_table import RankingTable
-from hypernas.engine.records import Candidate, EpochMetrics, SearchResult, TrainingReport
+from hypernas.engine.records import Candidate, SearchResult
+from hypernas.engine.results import RANKING, load_result, save_result
+from hypernas.engine.running import Engine, LocalEngine
+from hypernas.engine.scoring_stage import ScoringStage, is_race, load_table
+from hypernas.engine.search_lock import SearchLock
+from hypernas.engine.searches import check_same, find_search, search_folder
+from hypernas.engine.setting import Setting, prepare
+from hypernas.engine.shortlist import choose, measure_again
+from hypernas.engine.store import FORMAT, Store
+from hypernas.engine.training_stage import Halver, TrainingStage
+from hypernas.engine.watching import SilentWatcher, Watcher
 from hypernas.errors import HypernasError
 from hypernas.graphs.architecture import Architecture
 from hypernas.hypernet.checkpoint import GHNInfo
 from hypernas.hypernet.ghn import GHN
-from hypernas.hypernet.meta_train import Progress
 from hypernas.hypernet.obtaining import obtain_ghn
 from hypernas.interrupts import StopRequest, catch_interrupts
-from hypernas.networks.network import random_weights
-from hypernas.ranking.ranker import Ranked, Ranker, make_ranker
-from hypernas.runtime import WorkerPool, keep_freed_memory, resolve_device
-from hypernas.spaces.finding import load_space
-from hypernas.spaces.space import Scale, SearchSpace
+from hypernas.ranking.racing import Rung, make_rungs
+from hypernas.runtime import keep_freed_memory
 from hypernas.tracking import SearchTracker
-from hypernas.training.full import TrainSettings, default_epochs, train_network
+from hypernas.version import __version__
 
-__all__ = ["Watcher", "run_search"]
+if TYPE_CHECKING:
+    from hypernas.cluster import RayEngine
 
-ASK = 32  # architectures proposed, scored and told at a time
-
-
-class Watcher(Protocol):
-    """Hears of everything that goes on; the command line's one draws it."""
-
-    def message(self, text: str) -> None: ...
-
-    def pretraining(self, progress: Progress) -> None: ...
-
-    def scored(self, rows: Sequence[Candidate], n_wanted: int, seconds: float) -> None: ...
-
-    def training(self, candidate: Candidate, metrics: EpochMetrics, epochs: int) -> None: ...
-
-    def trained(self, candidate: Candidate) -> None: ...
-
-
-class SilentWatcher:
-    """Says nothing."""
-
-    def message(self, text: str) -> None:
-        pass
-
-    def pretraining(self, progress: Progress) -> None:
-        pass
-
-    def scored(self, rows: Sequence[Candidate], n_wanted: int, seconds: float) -> None:
-        pass
-
-    def training(self, candidate: Candidate, metrics: EpochMetrics, epochs: int) -> None:
-        pass
-
-    def trained(self, candidate: Candidate) -> None:
-        pass
+__all__ = ["SearchInterrupted", "resume_search", "run_search"]
 
 
 class SearchInterrupted(KeyboardInterrupt):
@@ -85,110 +60,176 @@ def run_search(options: SearchOptions, watcher: Watcher | None = None) -> Search
 
     Raises:
         HypernasError: for whatever a user can cause; see ``hypernas.errors``.
-        SearchInterrupted: after SIGINT or SIGTERM; the MLflow run is then marked killed.
+        SearchInterrupted: after SIGINT or SIGTERM; ``resume_search`` goes on.
     """
     options.check()
     keep_freed_memory()
+    heard = watcher or SilentWatcher()
     with catch_interrupts() as stop:
-        return _Search(options, watcher or SilentWatcher(), stop).run()
+        setting = prepare(options, heard.message)
+        check_writable(options.out)
+        folder = search_folder(options.out, f"{time.strftime('%y%m%d-%H%M')}-{os.urandom(3).hex()}")
+        check_writable(folder)
+        about = {"version": __version__, "options": options.to_json(), "state": "running", **setting.facts()}
+        try:
+            with SearchLock(folder).held(heard.message), closing(Store.create(folder, about)) as store:
+                return _Search(setting, folder, store, heard, stop).run()
+        except NothingDone as nothing:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise nothing.reason from None
 
 
-def full_scale(space: SearchSpace, dataset: Dataset, options: SearchOptions) -> Scale:
-    """The space's full scale for this data, with the sizes that the user gave instead."""
-    scale = space.full_scale(dataset.input_shape, dataset.n_classes)
-    n_cells = scale.n_cells if options.cells is None else options.cells
-    width = scale.width if options.width is None else options.width
-    return replace(scale, n_cells=n_cells, width=width)
+def resume_search(
+    wanted: str, out: Path | str = "mlruns", watcher: Watcher | None = None, **given: Any
+) -> SearchResult:
+    """Go on with a search where it was; the result of one that is finished.
+
+    Args:
+        wanted: its id, or ``latest``.
+        out: the folder that it was told to write to.
+        given: fields of ``SearchOptions``. Where it runs may be changed; what it does may only be said again.
+
+    Raises:
+        UsageError: where there is no such search, or it was begun with other options, or by another version.
+        StoreError: where another process works on it.
+    """
+    heard = watcher or SilentWatcher()
+    keep_freed_memory()
+    with catch_interrupts() as stop:
+        folder = find_search(Path(out), wanted)
+        with SearchLock(folder).held(heard.message), closing(Store.open(folder)) as store:
+            about = store.about()
+            used = {"format": FORMAT, "version": __version__}
+            check_same(about, used, "Use the version of hypernas that began it, or begin a new search.")
+            options = _same_options(about["options"], {**given, "out": out})
+            if about["state"] == "finished":
+                heard.message(f"Search {folder.name} is finished: this is its result.")
+                return load_result(folder, store)
+            setting = prepare(options, heard.message)
+            check_same(about, setting.facts(), "Begin a new search, or go on with what it began with.")
+            try:
+                return _Search(setting, folder, store, heard, stop).run()
+            except NothingDone as nothing:
+                raise nothing.reason from None
+
+
+def _same_options(stored: Mapping[str, Any], given: Mapping[str, Any]) -> SearchOptions:
+    """The options of a search that is resumed: those stored, but for where it runs."""
+    now = SearchOptions.from_json({**stored, **given}).to_json()
+    what = {key: now[key] for key in given if key not in WHERE}
+    check_same(stored, what, "Leave the option out, or begin a new search.")
+    where = {key: now[key] for key in given if key in WHERE and key != "command"}
+    options = SearchOptions.from_json({**stored, **where})
+    options.check()
+    return options
+
+
+class NothingDone(Exception):
+    """A search that failed before it did anything: there is nothing to keep."""
+
+    def __init__(self, reason: BaseException) -> None:
+        super().__init__()
+        self.reason = reason
 
 
 class _Search:
-    def __init__(self, options: SearchOptions, watcher: Watcher, stop: StopRequest) -> None:
-        self.options, self.watcher, self.stop = options, watcher, stop
+    def __init__(self, setting: Setting, folder: Path, store: Store, watcher: Watcher, stop: StopRequest) -> None:
+        self.setting, self.options, self.space = setting, setting.options, setting.space
+        self.folder, self.store, self.watcher, self.stop = folder, store, watcher, stop
+        self.about: Mapping[str, Any] = store.about()
+        self.resumed = "seconds" in self.about
         self.started = time.monotonic()
-        self.seconds = {"pretrain": 0.0, "score": 0.0, "train": 0.0, "total": 0.0}
-        self.device = resolve_device(options.device)
-        self.space = load_space(options.space)
-        name, said = resolve_data(options.data, self.space.data_sets, options.data_dir)
-        watcher.message(said)
-        self.dataset = load_dataset(name, options.data_dir)
-        shape, n_classes = self.dataset.input_shape, self.dataset.n_classes
-        self.scoring_scale = self.space.scoring_scale(shape, n_classes)
-        self.full_scale = full_scale(self.space, self.dataset, options)
-        self._check_sizes()
-        check_writable(options.out)
-        self.search_id = f"{time.strftime('%y%m%d-%H%M')}-{os.urandom(3).hex()}"
-        self.folder = options.out / "searches" / self.search_id
-        check_writable(self.folder)
-        self.tracker = SearchTracker(options.out, experiment=self.space.name, tracking_uri=options.tracking_uri)
-        self.table = RankingTable()
-        self.calibrator = Calibrator()
+        none = dict.fromkeys(("pretrain", "score", "train", "total"), 0.0)
+        self.seconds: dict[str, float] = {**none, **self.about.get("seconds", {})}
+        self.total_before = self.seconds["total"]
+        self.tracker = SearchTracker(
+            self.options.out, experiment=self.space.name, tracking_uri=self.options.tracking_uri
+        )
+        self.table = RankingTable(setting.objectives)
+        load_table(store, self.table)
+        self.calibrator = Calibrator() if self.options.calibrate else None
         self.calibrated = False
-        self.run_id: str | None = None
-        self.ghn_name = ""
-
-    def _check_sizes(self) -> None:
-        """Images that are too small for the space's reductions are refused before anything is trained."""
-        for scale in (self.scoring_scale, self.full_scale):
-            self.space.sample(random.Random(0), scale)
-            check_size(scale, self.dataset)
+        self.race_note = ""
+        self.run_id: str | None = self.about.get("run_id")
+        self.ghn_name: str = self.about.get("ghn", "")
+        self.engine: Engine | None = None
 
     def run(self) -> SearchResult:
         with ThreadPoolExecutor(1) as background:
             try:
+                self._announce()
                 ghn, info, path = self._obtain_ghn()
                 # MLflow takes seconds to import and to create a store: meanwhile the scoring goes on
                 opening = background.submit(self._open_run, info, path)
-                self._score(ghn)
+                self.engine = self._make_engine()
+                rungs = self._rungs(ghn)
+                scoring = ScoringStage(
+                    *(self.setting, self.table, self.store, self.engine, self.watcher, self.stop),
+                    *(self.calibrator, self._clock),
+                )
+                self.race_note = scoring.run(rungs)
                 self.run_id = opening.result()
-                if self.options.calibrate:
-                    self._calibrate(ghn, self.options.calibrate)
-                self._train(ghn)
+                self._remember(run_id=self.run_id)
+                training = TrainingStage(
+                    *(self.setting, ghn, self.table, self.store, self.folder, self.tracker, self.watcher, self._clock),
+                    again=self.resumed,
+                )
+                if self.calibrator is not None:
+                    self._calibrate(training, self.calibrator)
+                measure_again(self.table, self.setting, self.store, self.stop, self.watcher.message)
+                self._train(training)
             except KeyboardInterrupt:
                 result = self._finish("killed", background)
                 raise SearchInterrupted(result) from None
-            except BaseException:
+            except BaseException as error:
                 background.shutdown(wait=True)  # a run that has just been opened is closed too
-                if self.table.rows or self.tracker.run_id:
-                    with contextlib.suppress(HypernasError, OSError):  # what is told is the first error
-                        self._finish("failed", background)
-                else:
-                    with contextlib.suppress(OSError):
-                        self.folder.rmdir()  # nothing was done: only an empty folder goes
+                if not self.table.rows and not self.tracker.run_id and not self.resumed:
+                    raise NothingDone(error) from None
+                with contextlib.suppress(HypernasError, OSError):  # what is told is the first error
+                    self._finish("failed", background)
                 raise
+            finally:
+                if self.engine is not None:
+                    self.engine.close()
             return self._finish("finished", background)
+
+    def _announce(self) -> None:
+        if self.resumed:
+            self.watcher.message(f"Going on with search {self.folder.name}.")
+        else:
+            out = "" if self.options.out == Path("mlruns") else f" --out {self.options.out}"
+            name = self.folder.name
+            self.watcher.message(f"Search {name}. Should it be interrupted: hypernas search --resume {name}{out}")
+        self._remember(state="running", seconds=self.seconds)
 
     # --- stages ---
 
     def _obtain_ghn(self) -> tuple[GHN, GHNInfo, Path]:
         start = time.monotonic()
+        known = self.about.get("ghn_file")
         ghn, info, path, pretrained = obtain_ghn(
             self.space,
-            self.dataset,
-            self.scoring_scale,
-            given=self.options.ghn,
+            self.setting.dataset,
+            self.setting.scoring_scale,
+            given=Path(known) if known else self.options.ghn,
             steps=self.options.pretrain_steps,
             seed=0,
-            device=self.device,
+            device=self.setting.device,
             say=self.watcher.message,
             report=self.watcher.pretraining,
             stop=self.stop,
         )
         if pretrained:
-            self.seconds["pretrain"] = time.monotonic() - start
+            self._clock("pretrain", time.monotonic() - start)
         self.ghn_name = info.name
+        self._remember(ghn=info.name, ghn_file=str(path.absolute()))
         return ghn, info, path
 
     def _open_run(self, info: GHNInfo, path: Path) -> str:
         o = self.options
         parameters = {
             **{key: value for key, value in o.to_json().items() if value is not None and key != "tracking_uri"},
-            "space": self.space.name,
-            "space_version": self.space.version,
-            "data": self.dataset.name,
-            "data_fingerprint": self.dataset.fingerprint,
-            "scoring_scale": self.scoring_scale.name,
-            "full_scale": self.full_scale.name,
-            "device": str(self.device),
+            **self.setting.facts(),
             "ghn": info.name,
             "ghn_file": path.name,
             "ghn_architecture_steps": info.architecture_steps,
@@ -199,171 +240,143 @@ class _Search:
         }
         tags = {
             "hypernas.space": self.space.name,
-            "hypernas.data": self.dataset.name,
+            "hypernas.data": self.setting.dataset.name,
             "hypernas.ghn": info.name,
             "hypernas.sampler": o.sampler,
+            "hypernas.objectives": o.objectives,
+            "hypernas.engine": o.engine,
         }
-        return self.tracker.start(self.search_id, parameters, tags)
+        if self.resumed and self.tracker.resume_search(self.folder.name):
+            return str(self.tracker.run_id)
+        return self.tracker.start(self.folder.name, parameters, tags)
 
-    def _score(self, ghn: GHN) -> None:
-        start = time.monotonic()
+    def _make_engine(self) -> Engine:
         o = self.options
-        proposer = Proposer(self.space, self.scoring_scale, o.sampler, o.seed)
-        ranker = make_ranker(
-            *(self.space, self.dataset, ghn, self.ghn_name, self.scoring_scale, self.device),
+        if o.engine == "local":
+            return LocalEngine(self.setting.device, self.stop, n_workers=o.workers)
+        return self._ray_engine(o.address)
+
+    def _ray_engine(self, address: str | None) -> RayEngine:
+        from hypernas.cluster import RayEngine
+
+        return RayEngine(
+            self.folder / "ray",
+            self.stop,
+            address=address,
+            n_workers=self.options.workers,
+            gpus_per_worker=self.options.gpus_per_worker,
+            n_candidates=self.options.n_candidates,
+            say=self.watcher.message,
+        )
+
+    def _halving_engine(self) -> Halver:
+        """Successive halving is Tune's: without the Ray engine, a local Ray is started for it."""
+        if isinstance(self.engine, LocalEngine):
+            self.engine = self._ray_engine(None)
+        assert self.engine is not None
+        return cast("Halver", self.engine)
+
+    def _rungs(self, ghn: GHN) -> tuple[Rung, ...]:
+        start, s = time.monotonic(), self.setting
+        rungs = make_rungs(
+            *(self.space, s.dataset, ghn, self.ghn_name, s.scoring_scale, s.device),
             say=self.watcher.message,
             stop=self.stop,
-            n_val=o.score_images,
+            n_val=self.options.score_images,
+            race=is_race(self.options),
         )
-        self.watcher.message(f"Scoring {o.candidates:,} architectures without training any ...")
-        with WorkerPool(self.device) as pool, (self.folder / "candidates.jsonl").open("w") as log:
-            self.table.log = log
-            while len(self.table.rows) < o.candidates and not proposer.exhausted:
-                self.stop.check()
-                architectures = proposer.ask(min(ASK, o.candidates - len(self.table.rows)))
-                ranked = ranker.rank(architectures, pool)
-                proposer.tell(architectures, [one.score for one in ranked])
-                for architecture, one in zip(architectures, ranked, strict=True):
-                    self.table.add(architecture, one, *self._sizes(architecture, one, ranker))
-                    if self.options.calibrate:
-                        self.calibrator.add(architecture, one)
-                self.table.flush()
-                self.seconds["score"] = time.monotonic() - start
-                self.watcher.scored(self.table.rows, o.candidates, self.seconds["score"])
-            self.table.log = None
-        if proposer.exhausted:
-            n = len(self.table.rows)
-            self.watcher.message(f"The space has only {n:,} distinct architectures: all of them are scored.")
+        fingerprint = rungs[-1].ranker.fingerprint
+        check_same(self.about, {"fingerprint": fingerprint}, "The GHN or what it is measured on has changed since.")
+        self._remember(fingerprint=fingerprint)
+        self._clock("score", time.monotonic() - start)
+        return rungs
 
-    def _sizes(self, architecture: Architecture, ranked: Ranked, ranker: Ranker) -> tuple[int, int]:
-        """Parameters and FLOPs of the network that would be trained."""
-        if self.full_scale == ranker.measurer.full_scale:
-            return ranked.params, ranked.flops
-        assert architecture.decisions is not None
-        network = self.space.replay(architecture.decisions, self.full_scale)
-        return network.n_parameters, network.flops
-
-    @property
-    def epochs(self) -> int:
-        given = self.options.epochs
-        return default_epochs(len(self.dataset.train.labels), self.device) if given is None else given
-
-    def _calibrate(self, ghn: GHN, n: int) -> None:
+    def _calibrate(self, stage: TrainingStage, calibrator: Calibrator) -> None:
         """Rounds of training some candidates and ranking all again by what they reached on the val split."""
-        for k, size in enumerate(round_sizes(n), start=1):
-            done = {row.digest: row.training.val_accuracy for row in self.table.rows if row.training is not None}
-            chosen = self.calibrator.pick(self.table.ranked(), done, size)
+        assert self.engine is not None and self.options.calibrate is not None
+        rounds: list[list[str]] = self.about.get("calibration", [])
+        done: dict[str, float] = {}
+        for k, size in enumerate(round_sizes(self.options.calibrate)):
+            ranked = self.table.ranked()
+            if k == len(rounds):
+                rounds.append([row.digest for row in calibrator.pick(ranked, done, size)])
+                self._remember(calibration=rounds)
+            rows = {row.digest: row for row in ranked}
+            chosen = [rows[digest] for digest in rounds[k]]
             if not chosen:
                 return
-            self.watcher.message(f"Calibration, round {k}: training {len(chosen)} for {self.epochs} epochs ...")
-            self._train_some(ghn, chosen)
-            done = {row.digest: row.training.val_accuracy for row in self.table.rows if row.training is not None}
+            self.watcher.message(
+                f"Calibration, round {k + 1}: training {len(chosen)} for {self.setting.epochs} epochs ..."
+            )
+            stage.train(chosen, self.engine)
+            done |= {row.digest: row.training.val_accuracy for row in chosen if row.training is not None}
             try:
-                self.calibrator.rescore(self.table.rows, done)
+                calibrator.rescore(self.table.rows, done)
                 self.calibrated = True
             except HypernasError as error:  # networks that failed, or that reached the same accuracy
                 self.watcher.message(f"The ranking stays as it is: {error}")
 
-    def _train(self, ghn: GHN) -> None:
-        o = self.options
-        ranked = [row for row in self.table.ranked() if row.score is not None][: o.top if self.epochs else 0]
-        chosen = [row for row in ranked if row.training is None]
-        if o.top > len(self.table.rows):
-            self.watcher.message(f"--top {o.top} is more than the {len(self.table.rows)} candidates: all are trained.")
-        if chosen:
-            self.watcher.message(f"Training the best {len(chosen)} for {self.epochs} epochs, from {o.init} weights ...")
-            self._train_some(ghn, chosen)
-
-    def _train_some(self, ghn: GHN, chosen: Sequence[Candidate]) -> None:
-        start, before = time.monotonic(), self.seconds["train"]
-        with WorkerPool(self.device) as pool:
-            futures = {pool.submit(self._train_one, ghn, row, self.epochs): row for row in chosen}
-            try:
-                for future in as_completed(futures):
-                    self._keep(futures[future], future)
-                    self.seconds["train"] = before + time.monotonic() - start
-                self.stop.check()
-            except KeyboardInterrupt:
-                for future, row in futures.items():  # those that came to their end are kept
-                    if future.done() and not future.cancelled() and future.exception() is None and row.training is None:
-                        self._keep(row, future)
-                raise
-            finally:
-                for future in futures:
-                    future.cancel()
-                self.seconds["train"] = before + time.monotonic() - start
-
-    def _train_one(self, ghn: GHN, row: Candidate, epochs: int) -> TrainingReport:
-        o = self.options
-        self.stop.check()
-        architecture = self.network_of(row)
-        emitted = o.init == "emitted"
-        weights = dict(ghn.emit([architecture])[0]) if emitted else random_weights(architecture, o.seed)
-        return train_network(
-            architecture,
-            weights,
-            self.dataset,
-            self.full_scale,
-            TrainSettings(epochs=epochs, seed=o.seed),
-            init=o.init,
-            device=self.device,
-            folder=self.folder / "networks" / row.digest[:12],
-            report=lambda metrics: self.watcher.training(row, metrics, epochs),
-            stop=self.stop,
-        )[1]
-
-    def _keep(self, row: Candidate, future: Future[TrainingReport]) -> None:
-        try:
-            row.training = future.result()
-        except HypernasError as error:  # one network that fails to train does not end the search
-            row.training_error = str(error)
-            self.watcher.message(f"Rank {row.rank} ({row.digest[:8]}) failed to train: {error}")
+    def _train(self, stage: TrainingStage) -> None:
+        assert self.engine is not None
+        o, ranked = self.options, self.table.ranked()
+        if not self.setting.epochs or not o.top:
             return
-        row.run_id = self.tracker.log_trained(
-            row,
-            self.network_of(row),
-            row.training,
-            {"hypernas.space": self.space.name, "hypernas.data": self.dataset.name, "hypernas.rank": str(row.rank)},
-        )
-        self.watcher.trained(row)
-
-    def network_of(self, row: Candidate) -> Architecture:
-        return self.space.replay(row.decisions, self.full_scale, digest=row.digest)
+        if o.top > len(ranked):
+            self.watcher.message(f"--top {o.top} is more than the {len(ranked)} candidates: all are trained.")
+        chosen = choose(ranked, o.n_shortlist if o.halving else o.top)
+        if o.halving and len(chosen) > o.top:
+            chosen = stage.halve(chosen, self._halving_engine(), o.top)
+        left = [row for row in chosen if row.training is None and row.training_error is None]
+        if left:
+            along = " along the Pareto front" if left[0].front else ""
+            self.watcher.message(
+                f"Training the best {len(left)}{along} for {self.setting.epochs} epochs, from {o.init} weights ..."
+            )
+            stage.train(left, self.engine)
 
     # --- the end, whatever it is ---
 
     def _finish(self, state: str, background: ThreadPoolExecutor) -> SearchResult:
-        self.seconds["total"] = time.monotonic() - self.started
-        candidates = self.table.ranked()
+        self.seconds["total"] = self.total_before + time.monotonic() - self.started
+        candidates = [row for row in self.table.ranked() if row.n_images is not None]
         result = SearchResult(
-            self.search_id,
+            self.folder.name,
             self.run_id,
             self.tracker.tracking_uri,
             self.space.name,
-            self.dataset.name,
+            self.setting.dataset.name,
             self.ghn_name,
-            self.scoring_scale,
-            self.full_scale,
+            self.setting.scoring_scale,
+            self.setting.full_scale,
             candidates,
             self.seconds,
             state,
             self.calibrated,
+            self.setting.objectives.names,
+            self.race_note,
+            self.options.top,
         )
-        self._save(result)
+        save_result(self.folder, result, self.options.to_json(), self.options.top)
         background.shutdown(wait=True)
         self.run_id = self.run_id or self.tracker.run_id  # it may have opened after the interruption
         if self.run_id is not None:
             result.run_id = self.run_id
-            best = [row for row in candidates if row.score is not None][: max(3, self.options.top)]
-            drawn = {row.digest: self.network_of(row) for row in best}
+            best = choose(candidates, max(3, self.options.top))
+            drawn = {row.digest: self._network_of(row) for row in best}
             status = {"finished": "FINISHED", "killed": "KILLED", "failed": "FAILED"}[state]
-            self.tracker.finish(result, drawn, status)
-            self._save(result)
+            self.tracker.finish(result, drawn, status, ranking=self.folder / RANKING)
+            save_result(self.folder, result, self.options.to_json(), self.options.top)
+            self._remember(run_id=self.run_id)
+        self._remember(state=state, seconds=self.seconds)
         return result
 
-    def _save(self, result: SearchResult) -> None:
-        value = {**result.to_json(self.options.top), "options": self.options.to_json()}
-        path = self.folder / "search.json"
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(value, indent=1))
-        temporary.replace(path)
+    def _network_of(self, row: Candidate) -> Architecture:
+        return self.space.replay(row.decisions, self.setting.full_scale, digest=row.digest)
+
+    def _clock(self, stage: str, seconds: float) -> None:
+        self.seconds[stage] += seconds
+        self._remember(seconds=self.seconds)
+
+    def _remember(self, **facts: Any) -> None:
+        with self.store.saving():
+            self.store.tell(facts)

@@ -2,39 +2,42 @@
 
 from __future__ import annotations
 
-import json
+import heapq
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import IO
 
+import numpy as np
+
+from hypernas.engine.objectives import Costs, Objectives, fronts
 from hypernas.engine.records import Candidate
-from hypernas.graphs.architecture import Architecture
 from hypernas.ranking.ranker import Ranked
 from hypernas.spaces.space import Choice
 
-__all__ = ["Decisions", "RankingTable"]
+__all__ = ["Decisions", "RankingTable", "costs_of"]
+
+N_BEST = 5  # shown while scoring goes on
 
 
 class Decisions(Mapping[str, Choice]):
     """Names shared by all candidates that made the same choices, and one candidate's answers."""
 
-    __slots__ = ("_names", "_values")
+    __slots__ = ("names", "values_")
 
     def __init__(self, names: tuple[str, ...], values: tuple[Choice, ...]) -> None:
-        self._names = names
-        self._values = values
+        self.names = names
+        self.values_ = values
 
     def __getitem__(self, name: str) -> Choice:
         try:
-            return self._values[self._names.index(name)]
+            return self.values_[self.names.index(name)]
         except ValueError:
             raise KeyError(name) from None
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+        return iter(self.names)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self.names)
 
     def __repr__(self) -> str:
         return repr(dict(self))
@@ -42,41 +45,66 @@ class Decisions(Mapping[str, Choice]):
 
 @dataclass
 class RankingTable:
-    """Grows batch by batch; each batch is written to ``log`` as it comes, a JSON object a line."""
+    """Rows in the order in which they were added, until ``ranked`` orders them."""
 
-    log: IO[str] | None = None
+    objectives: Objectives = field(default_factory=Objectives)
     rows: list[Candidate] = field(default_factory=list)
+    by_number: dict[int, Candidate] = field(default_factory=dict)
+    best: list[Candidate] = field(default_factory=list)
     _names: dict[tuple[str, ...], tuple[str, ...]] = field(default_factory=dict)
 
-    def add(self, architecture: Architecture, ranked: Ranked, params: int, flops: int) -> None:
-        assert architecture.decisions is not None
-        names = tuple(architecture.decisions)
+    def add(self, number: int, digest: str, decisions: Mapping[str, Choice], costs: Costs) -> Candidate:
+        """A candidate that has no score yet; it is not counted before ``score`` gives it one."""
+        names = tuple(decisions)
         names = self._names.setdefault(names, names)
-        values = tuple(architecture.decisions.values())
         row = Candidate(
-            len(self.rows) + 1,
-            architecture.digest,
-            Decisions(names, values),
-            ranked.score,
-            ranked.score_se,
-            ranked.accuracy,
-            params,
-            flops,
-            ranked.error,
+            *(0, digest, Decisions(names, tuple(decisions.values())), None, None, None, costs.params, costs.flops),
+            number=number,
+            memory_mb=costs.memory_mb,
+            latency_ms=costs.latency_ms,
         )
         self.rows.append(row)
-        if self.log is not None:
-            more = {"seconds": ranked.seconds, "signals": dict(ranked.signals), "moved": dict(ranked.moved)}
-            self.log.write(json.dumps({**row.to_json(), **more}) + "\n")
+        self.by_number[number] = row
+        return row
 
-    def flush(self) -> None:
-        if self.log is not None:
-            self.log.flush()
+    def score(self, row: Candidate, ranked: Ranked, rung: int, n_images: int) -> None:
+        """Keep what a rung of the race measured; a later rung replaces it."""
+        row.score, row.score_se, row.emitted_accuracy = ranked.score, ranked.score_se, ranked.accuracy
+        row.error, row.rung, row.n_images = ranked.error, rung, n_images
+
+    def note_best(self, rows: list[Candidate]) -> None:
+        """Candidates with a new score, for the first few that are shown while scoring goes on."""
+        known = {id(row): row for row in (*self.best, *rows) if row.score is not None}
+        self.best = heapq.nsmallest(N_BEST, known.values(), key=_order)
 
     def ranked(self) -> list[Candidate]:
-        """Best first; failures last; ties broken by digest, so that the order is the same on every machine."""
-        worst = float("inf")
-        self.rows.sort(key=lambda row: (worst if row.score is None else -row.score, row.digest))
+        """Best first: by rung of the race, Pareto front, score, and digest, so that the order is the same everywhere.
+
+        Failures are last, and so are those without a score.
+        """
+        if len(self.objectives.names) > 1:
+            self._find_fronts()
+        self.rows.sort(key=_order)
         for rank, row in enumerate(self.rows, start=1):
             row.rank = rank
         return self.rows
+
+    def _find_fronts(self) -> None:
+        """Of the candidates that reached the last rung; those that a race dropped are on none."""
+        last = max((row.rung for row in self.rows), default=0)
+        for row in self.rows:
+            row.front = None
+        some = [row for row in self.rows if row.rung == last and row.score is not None and row.error is None]
+        values = [self.objectives.values(row.score or 0.0, costs_of(row)) for row in some]
+        for row, front in zip(some, fronts(np.array(values).reshape(len(some), -1)), strict=True):
+            row.front = int(front)
+
+
+def costs_of(row: Candidate) -> Costs:
+    return Costs(row.params, row.flops, row.memory_mb, row.latency_ms)
+
+
+def _order(row: Candidate) -> tuple[bool, int, float, float, str]:
+    failed = row.score is None or row.error is not None
+    front = float("inf") if row.front is None else row.front
+    return failed, -row.rung, front, float("inf") if row.score is None else -row.score, row.digest

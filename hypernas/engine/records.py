@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hypernas.spaces.space import Choice, Scale
 
-__all__ = ["Candidate", "EpochMetrics", "SearchResult", "TrainingReport"]
+__all__ = ["Candidate", "EpochMetrics", "ScoringProgress", "SearchResult", "TrainingReport"]
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,26 @@ class TrainingReport:
     seconds: float
     weights: Path | None = None
 
+    def to_json(self) -> dict[str, Any]:
+        weights = None if self.weights is None else str(self.weights)
+        return {**asdict(self), "scale": self.scale.to_json(), "weights": weights}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> TrainingReport:
+        history = tuple(EpochMetrics(**epoch) for epoch in value["history"])
+        weights = None if value["weights"] is None else Path(value["weights"])
+        return cls(**{**value, "scale": Scale.from_json(value["scale"]), "history": history, "weights": weights})
+
 
 @dataclass(slots=True)
 class Candidate:
-    """One row of the ranking. ``params`` and ``flops`` are those of the network at full scale.
+    """One row of the ranking. Parameters, FLOPs, memory and latency are those of the network at full scale.
 
     ``score`` is the fused score (``hypernas.ranking.fusion``), higher is better, ``score_se`` its standard error over
     draws of images and random weights; ``emitted_accuracy`` is the val accuracy (per cent) with emitted weights. A
-    candidate whose logits are not finite has ``score = None`` and the reason in ``error``, and ranks last.
+    candidate whose logits are not finite has ``score = None`` and the reason in ``error``, and ranks last; so does one
+    that broke a limit when it was measured again. ``n_images`` are the val images that the score is of: a race drops
+    the clearly beaten after a few. ``front`` is its Pareto front, from 1, where there are several objectives.
     """
 
     rank: int
@@ -73,6 +85,15 @@ class Candidate:
     training: TrainingReport | None = None
     training_error: str | None = None
     run_id: str | None = None  # of the child run in MLflow
+    number: int = -1  # in which it was proposed
+    rung: int = 0  # of the race that it reached
+    n_images: int | None = None
+    front: int | None = None
+    memory_mb: float | None = None
+    latency_ms: float | None = None
+    halving: tuple[float, ...] | None = (
+        None  # val accuracies (per cent) of the epochs before successive halving stopped it
+    )
 
     def to_json(self) -> dict[str, Any]:
         """The public row: what ``hypernas search --json`` prints."""
@@ -91,7 +112,31 @@ class Candidate:
             "run_id": self.run_id,
             "emitted_accuracy": self.emitted_accuracy,
             "error": self.error or self.training_error,
+            "n_images": self.n_images,
+            "front": self.front,
+            "memory_mb": self.memory_mb,
+            "latency_ms": self.latency_ms,
         }
+
+
+@dataclass(frozen=True)
+class ScoringProgress:
+    """How far scoring is.
+
+    Attributes:
+        stage: what is being done, for people: ``Scoring``, or ``Race, 512 images``.
+        n_done, n_wanted: candidates; nobody knows how many there will be where ``n_wanted`` is None.
+        n_before: those of ``n_done`` that an earlier process had scored.
+        seconds: of this process, scoring.
+        best: the first five so far.
+    """
+
+    stage: str
+    n_done: int
+    n_wanted: int | None
+    n_before: int
+    seconds: float
+    best: Sequence[Candidate]
 
 
 @dataclass
@@ -110,6 +155,9 @@ class SearchResult:
     seconds: dict[str, float] = field(default_factory=dict)  # pretrain, score, train, total
     state: str = "finished"
     calibrated: bool = False  # scores are then predicted val accuracies (per cent), with their standard deviation
+    objectives: tuple[str, ...] = ("score",)
+    race: str = ""  # what the race saved, in a sentence
+    top: int = 5  # how many were to be trained
 
     def to_json(self, top: int) -> dict[str, Any]:
         """One JSON object: the search and the first ``max(top, 20)`` rows of its ranking."""
@@ -126,4 +174,8 @@ class SearchResult:
             "state": self.state,
             "scoring_scale": self.scoring_scale.to_json(),
             "full_scale": self.full_scale.to_json(),
+            "objectives": list(self.objectives),
+            "calibrated": self.calibrated,
+            "race": self.race,
+            "top": self.top,
         }

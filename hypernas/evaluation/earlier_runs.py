@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hypernas.engine.results import RANKING, read_ranking
 from hypernas.errors import SpaceError, UsageError
 from hypernas.evaluation.space_strings import scale_for
 from hypernas.evaluation.target import Target, Wanted
 from hypernas.spaces.finding import load_space, shipped_spaces
 from hypernas.spaces.space import Scale
 
-__all__ = ["RUN", "read_run"]
+__all__ = ["RUN", "find_candidates", "read_run"]
 
 SEARCH_ID = r"\d{6}-\d{4}-[0-9a-f]{6}"
 RUN = re.compile(rf"(?P<run>[0-9a-f]{{32}}|{SEARCH_ID})(:(?P<rank>\d+))?")
@@ -65,6 +66,22 @@ def read_run(text: str, wanted: Wanted) -> Target:
         n = len(search.candidates)
         raise UsageError(f"Ranks of search {search.search_id} are between 1 and {n:,}", value=rank)
     return _rebuilt(text, search, row, wanted)
+
+
+def find_candidates(run: str, out: Path, tracking_uri: str | None) -> Sequence[Mapping[str, Any]]:
+    """The ranking of an earlier search, by its id or by that of its run in MLflow, best first.
+
+    Raises:
+        UsageError: where there is no such search, or it has no ranking yet.
+        StoreError: where the tracking store cannot be read.
+    """
+    match = RUN.fullmatch(run)
+    if match is None:
+        raise UsageError("An earlier search is named by its id, or by the id of its run in MLflow", value=run)
+    search = _in_folder(match["run"], out)
+    if search is not None and (out / "searches" / search.search_id / RANKING).is_file():
+        return read_ranking(out / "searches" / search.search_id)
+    return (search or _in_store(match["run"], Wanted((1, 1, 1), 1, out=out, tracking_uri=tracking_uri))).candidates
 
 
 def _rebuilt(text: str, search: _Search, row: Mapping[str, Any], wanted: Wanted) -> Target:

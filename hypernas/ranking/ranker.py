@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,19 +22,29 @@ from hypernas.engine.options import check_size
 from hypernas.errors import CheckpointError
 from hypernas.graphs.architecture import Architecture
 from hypernas.hypernet.checkpoint import load_checkpoint
+from hypernas.hypernet.config import GHNConfig
 from hypernas.hypernet.finding import find_ghn, ghn_folder, shipped_folder
 from hypernas.hypernet.ghn import GHN
 from hypernas.hypernet.meta_train import Progress
 from hypernas.interrupts import StopRequest
 from hypernas.ranking.batching import VAL_BATCH
 from hypernas.ranking.fusion import Fusion
-from hypernas.ranking.measuring import N_DRAWS, N_TRAIN_BATCHES, TRAIN_BATCH, Measurement, Measurer
+from hypernas.ranking.measuring import N_DRAWS, N_TRAIN_BATCHES, TRAIN_BATCH, Measurement, Measurer, Sizes
 from hypernas.ranking.reference import N_REFERENCE, N_REPEATED, load_reference, measure_reference, save_reference
 from hypernas.ranking.signals import SIGNALS, signal
 from hypernas.runtime import WorkerPool
 from hypernas.spaces.space import Scale, SearchSpace
 
-__all__ = ["DEFAULT_WEIGHTS", "GHN_WEIGHTS", "Ranked", "Ranker", "choose_signals", "make_ranker", "obtain_ranker"]
+__all__ = [
+    "DEFAULT_WEIGHTS",
+    "GHN_WEIGHTS",
+    "PortableRanker",
+    "Ranked",
+    "Ranker",
+    "choose_signals",
+    "make_ranker",
+    "obtain_ranker",
+]
 
 # Weights of the signals, the same for all spaces; docs/ranking.md says how they were chosen. What tells good networks
 # from bad ones counts once, size a half; what tells very good ones from good ones, and little else, a quarter.
@@ -97,9 +108,17 @@ class Ranker:
     def scale(self) -> Scale:
         return self.measurer.scale
 
-    def rank(self, architectures: Sequence[Architecture], pool: WorkerPool) -> list[Ranked]:
-        """Scores, in the order of the architectures, which are at ``scale``."""
-        measured = self.measurer.measure(architectures, pool)
+    def rank(self, architectures: Sequence[Architecture], pool: WorkerPool, sizes: Sizes | None = None) -> list[Ranked]:
+        """Scores, in the order of the architectures, which are at ``scale``.
+
+        Args:
+            sizes: (parameters, FLOPs) of each at the data set's full scale, where they are known: else it is built.
+
+        Raises:
+            DeviceError: where even a single architecture does not fit into the device's memory.
+        """
+        known = () if sizes is None else (sizes,)
+        measured = self.measurer.measure(architectures, pool, *known)
         return [self._ranked(a.digest, m) for a, m in zip(architectures, measured, strict=True)]
 
     def _ranked(self, digest: str, m: Measurement) -> Ranked:
@@ -129,6 +148,42 @@ class Ranker:
             m.seconds,
             values.get("ghn_accuracy"),
         )
+
+    def portable(self) -> PortableRanker:
+        """For a process that has the space, but no data set and no checkpoint: it can be pickled."""
+        ghn = self.measurer.ghn
+        tensors = {name: tensor.detach().cpu() for name, tensor in ghn.state_dict().items()}
+        return PortableRanker(
+            *(ghn.config, tensors, self.measurer.parts(), self.measurer.device.type),
+            *(self.fusion, self.columns, self.fingerprint, self.ghn_name),
+        )
+
+
+@dataclass(frozen=True)
+class PortableRanker:
+    """A ranker without its space: what ``attach`` makes of it gives the same scores.
+
+    Attributes:
+        tensors: of the GHN, on the CPU.
+        parts: of the measurer, its images among them, on the CPU; see ``Measurer.parts``.
+        device: the type of device that it measured on.
+    """
+
+    config: GHNConfig
+    tensors: Mapping[str, torch.Tensor]
+    parts: Mapping[str, Any]
+    device: str
+    fusion: Fusion
+    columns: tuple[str, ...]
+    fingerprint: str
+    ghn_name: str
+
+    def attach(self, space: SearchSpace, device: torch.device | None = None) -> Ranker:
+        """The ranker, on a device of this process; without one, on this process's first of the same type."""
+        ghn = GHN(self.config)
+        ghn.load_state_dict(dict(self.tensors))
+        measurer = Measurer.of_parts(space, ghn, device or torch.device(self.device), self.parts)
+        return Ranker(measurer, self.fusion, self.columns, self.fingerprint, self.ghn_name)
 
 
 def obtain_ranker(
@@ -173,15 +228,19 @@ def make_ranker(
     stop: StopRequest | None = None,
     signals: Signals | None = None,
     n_val: int = 512,
+    train_batch: int = TRAIN_BATCH,
+    n_draws: int = N_DRAWS,
 ) -> Ranker:
     """A ranker for a GHN that is at hand; measures the reference sample unless it is in the cache.
 
     Args:
         signals: weights of those that make the score, and names of all that are measured; None for the default.
+        n_val, train_batch, n_draws: see ``Measurer``.
     """
     weights, measured = signals or choose_signals("default")
-    measurer = Measurer(space, ghn, dataset, scale, measured, device, n_val=n_val)
-    fingerprint = _fingerprint(space, dataset, ghn, scale, measured, device, n_val)
+    counts = {"n_val": n_val, "train_batch": train_batch, "n_draws": n_draws}
+    measurer = Measurer(space, ghn, dataset, scale, measured, device, **counts)
+    fingerprint = _fingerprint(space, dataset, ghn, scale, measured, device, **counts)
     name = f"{fingerprint[:24]}.json"
     path = ghn_folder() / "reference" / name
     reference = load_reference(path, measured) or load_reference(shipped_folder() / "reference" / name, measured)
@@ -216,6 +275,8 @@ def _fingerprint(
     signals: Sequence[str],
     device: torch.device,
     n_val: int,
+    train_batch: int = TRAIN_BATCH,
+    n_draws: int = N_DRAWS,
 ) -> str:
     weights = hashlib.sha256()
     for name, tensor in sorted(ghn.state_dict().items()):
@@ -223,6 +284,6 @@ def _fingerprint(
         weights.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     facts = [
         *(space.name, space.version, dataset.fingerprint, weights.hexdigest(), scale.to_json(), list(signals)),
-        *(device.type, n_val, N_REFERENCE, N_REPEATED, VAL_BATCH, TRAIN_BATCH, N_TRAIN_BATCHES, N_DRAWS, REVISION),
+        *(device.type, n_val, N_REFERENCE, N_REPEATED, VAL_BATCH, train_batch, N_TRAIN_BATCHES, n_draws, REVISION),
     ]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

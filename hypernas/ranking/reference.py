@@ -51,6 +51,8 @@ def measure_reference(measurer: Measurer, dataset: Dataset, n_val: int, stop: St
     again = Measurer(
         *(measurer.space, measurer.ghn, dataset, measurer.scale, measurer.signals, measurer.device),
         n_val=n_val,
+        train_batch=measurer.train_batch,
+        n_draws=measurer.n_draws,
         seed=measurer.seed + 1,
     )
     with WorkerPool(measurer.device) as pool:

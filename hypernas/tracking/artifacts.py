@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hypernas.engine.records import Candidate, TrainingReport
+from hypernas.engine.results import RANKING, write_ranking
 from hypernas.graphs.architecture import Architecture
 from hypernas.tracking import figures
 from hypernas.tracking.tables import candidate_table
@@ -19,13 +20,26 @@ TABLE = "candidates.json"
 # to the rows that are there already when a search is resumed and finished again.
 TABLE_TAG = {"mlflow.loggedArtifacts": json.dumps([{"path": TABLE, "type": "table"}])}
 DPI = 120
+TABLE_ROWS = 1_000  # what MLflow's pages can show without waiting; the parquet file has all
 
 
-def write_search(folder: Path, candidates: Sequence[Candidate], architectures: Mapping[str, Architecture]) -> None:
-    """The ranking as MLflow's table and as parquet, figures, and pictures of the given architectures."""
-    table = candidate_table(candidates)
+def write_search(
+    folder: Path,
+    candidates: Sequence[Candidate],
+    architectures: Mapping[str, Architecture],
+    ranking: Path | None = None,
+) -> None:
+    """The first of the ranking as MLflow's table, all of it as parquet, figures, and pictures of some architectures.
+
+    Args:
+        ranking: the parquet file, where the search has written it.
+    """
+    table = candidate_table(candidates[:TABLE_ROWS])
     table.to_json(folder / TABLE, orient="split", index=False, double_precision=15)
-    table.to_parquet(folder / "candidates.parquet", index=False)
+    if ranking is None:
+        write_ranking(folder / RANKING, candidates)
+    else:
+        shutil.copyfile(ranking, folder / RANKING)
     pictures = folder / "figures"
     pictures.mkdir()
     reports = {f"rank {c.rank}: {c.digest[:8]}": c.training for c in candidates if c.training is not None}

@@ -68,6 +68,7 @@ def open_experiment(store: Path, uri: str, experiment: str) -> tuple[MlflowClien
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     with store_errors(uri), _locked(uri):
+        _create_database(uri)
         client = mlflow.MlflowClient(tracking_uri=uri)
         found = client.get_experiment_by_name(experiment)
         if found is None:
@@ -79,6 +80,23 @@ def open_experiment(store: Path, uri: str, experiment: str) -> tuple[MlflowClien
                 "The experiment has not been deleted", value=experiment, remedy="Restore it, or use another name."
             )
         return client, str(found.experiment_id)
+
+
+def _create_database(uri: str) -> None:
+    """Make the SQLite file under another name and move it to its place with all its tables.
+
+    MLflow runs its migrations one by one: killed in between, it leaves a file that it never opens again.
+    """
+    database = Path(uri.removeprefix(SQLITE))
+    if not uri.startswith(SQLITE) or database.exists():
+        return
+    import mlflow
+
+    for left in database.parent.glob(f".{database.name}.*"):  # by a process that was killed: we hold the lock
+        left.unlink()
+    new = database.with_name(f".{database.name}.{os.getpid()}")
+    mlflow.MlflowClient(tracking_uri=f"{SQLITE}{new.as_posix()}").search_experiments(max_results=1)
+    new.replace(database)
 
 
 def _create_experiment(client: MlflowClient, name: str, location: str | None) -> str:

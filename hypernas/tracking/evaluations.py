@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hypernas.engine.results import RANKING, read_ranking
 from hypernas.evaluation.report import EvaluationReport, FineTuning
 from hypernas.tracking.backend import SQLITE, open_experiment, quiet_environment, resolve_uri, store_errors
 from hypernas.tracking.environment import environment_tags
@@ -240,7 +241,11 @@ def _run_of(client: MlflowClient, search_id: str) -> str | None:
 
 
 def _rows(client: MlflowClient, run_id: str, folder: Path) -> list[dict[str, Any]]:
-    if not any(one.path == "candidates.json" for one in client.list_artifacts(run_id)):
+    there = {one.path for one in client.list_artifacts(run_id)}
+    if RANKING in there:  # all of them; the table that the pages show is cut
+        client.download_artifacts(run_id, RANKING, str(folder))
+        return read_ranking(folder)
+    if "candidates.json" not in there:
         return []
     path = client.download_artifacts(run_id, "candidates.json", str(folder))
     table = json.loads(Path(path).read_text())

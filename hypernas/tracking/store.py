@@ -94,13 +94,46 @@ class SearchTracker:
             client.update_run(run_id, status="RUNNING")
         self._run_id = run_id
 
+    def resume_search(self, search_id: str) -> bool:
+        """Continue the run of a search, where an earlier process has started one; returns whether it has.
+
+        Raises:
+            StoreError: where the store cannot be read or written.
+        """
+        client, experiment_id = self._open()
+        wanted = f"tags.`hypernas.search_id` = '{search_id}' and tags.`hypernas.kind` = 'search'"
+        with store_errors(self._uri):
+            runs = client.search_runs([experiment_id], filter_string=wanted, max_results=1)
+        if not runs:
+            return False
+        self.resume(str(runs[0].info.run_id))
+        return True
+
+    def find_trained(self, digest: str) -> str | None:
+        """The child run of a trained network, where an earlier process has finished logging it."""
+        client, parent = self._parent()
+        wanted = f"tags.`mlflow.parentRunId` = '{parent}' and tags.`hypernas.digest` = '{digest}'"
+        with store_errors(self._uri):
+            for run in client.search_runs([self._open()[1]], filter_string=wanted):
+                if run.info.status == "FINISHED":
+                    return str(run.info.run_id)
+                client.delete_run(run.info.run_id)  # half made when the process was killed
+        return None
+
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Metrics of the parent run; values that are not finite are left out."""
         client, run_id = self._parent()
         with store_errors(self._uri):
             log_values(client, run_id, metrics=metrics_of(metrics, step=step or 0))
 
-    def finish(self, result: SearchResult, architectures: Mapping[str, Architecture], status: str) -> None:
+    def finish(
+        self,
+        result: SearchResult,
+        architectures: Mapping[str, Architecture],
+        status: str,
+        *,
+        ranking: Path | None = None,
+    ) -> None:
         """Write the ranking, figures and description of a search, and end its run.
 
         May be called again after ``resume``: the artifacts are replaced.
@@ -109,12 +142,13 @@ class SearchTracker:
             result: all candidates, in rank order.
             architectures: those to draw, by digest, in any number.
             status: ``FINISHED``, ``KILLED`` (interrupted) or ``FAILED``.
+            ranking: the whole ranking as a parquet file, where there is one.
         """
         if status not in STATUSES:
             raise UsageError(f"The status of a finished run is one of {', '.join(STATUSES)}", value=status)
         client, run_id = self._parent()
         with store_errors(self._uri), tempfile.TemporaryDirectory(prefix="hypernas-") as folder:
-            write_search(Path(folder), result.candidates, architectures)
+            write_search(Path(folder), result.candidates, architectures, ranking)
             log_values(client, run_id, metrics=metrics_of(search_summary(result)))
             client.log_artifacts(run_id, folder)
             command = client.get_run(run_id).data.params.get("command")

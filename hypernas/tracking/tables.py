@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hypernas.engine.records import Candidate, SearchResult, TrainingReport
+from hypernas.engine.results import COLUMNS, candidate_rows
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["best_trained", "candidate_rows", "candidate_table", "describe", "describe_trained", "finite", "short"]
-
-COLUMNS: dict[str, str] = {
-    "rank": "int64",
-    "digest": "str",
-    "score": "float64",
-    "score_se": "float64",
-    "emitted_accuracy": "float64",
-    "val_accuracy": "float64",
-    "test_accuracy": "float64",
-    "params": "int64",
-    "flops": "int64",
-    "init": "str",
-    "error": "str",
-    "run_id": "str",
-    "decisions": "str",
-}
+__all__ = ["best_trained", "candidate_table", "describe", "describe_trained", "finite", "short"]
 
 
 def finite(values: Mapping[str, float | None]) -> dict[str, float]:
@@ -44,22 +28,13 @@ def best_trained(candidates: Sequence[Candidate]) -> Candidate | None:
     )
 
 
-def candidate_rows(candidates: Sequence[Candidate]) -> list[dict[str, Any]]:
-    """One flat row a candidate, in the order given; ``decisions`` as one line of JSON."""
-    rows = []
-    for candidate in candidates:
-        row = candidate.to_json()
-        row["decisions"] = json.dumps(row["decisions"], sort_keys=True)
-        rows.append({column: row[column] for column in COLUMNS})
-    return rows
-
-
 def candidate_table(candidates: Sequence[Candidate]) -> pd.DataFrame:
     """The rows as a data frame with fixed column types, whatever is missing; NaN stands for missing numbers."""
     import pandas as pd
 
-    table = pd.DataFrame(candidate_rows(candidates), columns=list(COLUMNS), dtype="object")
-    return table.astype({column: "object" if kind == "str" else kind for column, kind in COLUMNS.items()})
+    table = pd.DataFrame(list(candidate_rows(candidates)), columns=list(COLUMNS), dtype="object")
+    kinds = {"string": "object", "int64": "Int64", "float64": "float64"}
+    return table.astype({column: kinds[kind] for column, kind in COLUMNS.items()})
 
 
 # --- Markdown ------------------------------------------------------------------------------------------------------
@@ -93,9 +68,11 @@ def describe(result: SearchResult, status: str, command: str | None, top: int = 
         )
         + " Accuracies in per cent, after full training. FLOPs are multiply-accumulates of one image.",
         "",
+        *([result.race, ""] if result.race else []),
         f"Scored at `{result.scoring_scale.name}`, trained at `{result.full_scale.name}`. {_times(result.seconds)}",
         "",
-        "The whole ranking: artifact `candidates.json` (or `candidates.parquet`). Trained networks: the child runs.",
+        "The ranking: artifact `candidates.json` (the first 1,000; all of it: `candidates.parquet`). "
+        "Trained networks: the child runs.",
     ]
     if command:
         lines += ["", "Made by:", "", "```", command, "```"]

@@ -1,0 +1,189 @@
+"""The first half of a search: all candidates proposed and measured on few images, the best of them on all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from hypernas.engine.calibrating import Calibrator
+from hypernas.engine.objectives import Limits
+from hypernas.engine.options import EVERY, SearchOptions
+from hypernas.engine.proposing import NO_MORE_DISTINCT, Proposer
+from hypernas.engine.ranking_table import RankingTable, costs_of
+from hypernas.engine.records import ScoringProgress
+from hypernas.engine.running import Engine
+from hypernas.engine.samplers import make_sampler
+from hypernas.engine.scoring_work import ProposedWork, RaceWork, Scope, ScoringWork
+from hypernas.engine.searches import best_decisions
+from hypernas.engine.setting import Setting
+from hypernas.engine.store import Store
+from hypernas.engine.watching import Watcher
+from hypernas.errors import UsageError
+from hypernas.graphs.architecture import Architecture
+from hypernas.interrupts import StopRequest
+from hypernas.ranking.racing import Rung, survivors
+from hypernas.ranking.ranker import Ranked
+
+__all__ = ["ScoringStage", "is_race", "load_table"]
+
+RACE_KEEPS = 10  # candidates, at least, that the race is to find as a full evaluation would
+RACE_FROM = 5  # times as many candidates as that: below, nearly all of them would be measured twice
+START_FROM = 50  # of the best of an earlier search that are proposed first
+
+
+def race_keeps(options: SearchOptions) -> int:
+    """How many of the best the race is about."""
+    return max(RACE_KEEPS, options.top, options.n_shortlist if options.halving else 0)
+
+
+def is_race(options: SearchOptions) -> bool:
+    """Whether there is one: few candidates are scored in full sooner, and calibration needs every signal of all."""
+    return options.race and options.calibrate is None and options.n_candidates >= RACE_FROM * race_keeps(options)
+
+
+def load_table(store: Store, table: RankingTable) -> None:
+    """Fill an empty table with what the store holds: each candidate with the score of the last rung that it reached."""
+    for p in store.proposals():
+        if p.infeasible is None:
+            table.add(p.number, p.digest, p.decisions, p.costs)
+    refused = {p.number: p.refused for p in store.proposals() if p.refused}
+    images = store.about().get("n_images", [])
+    for number, k, ranked in store.scores({row.number: row.digest for row in table.rows}):
+        table.score(table.by_number[number], ranked, k, images[k])
+    for number, reason in refused.items():
+        table.by_number[number].error = reason
+    table.note_best(table.rows)
+
+
+class ScoringStage:
+    """Runs the rungs one after the other, and goes on where an earlier process ended.
+
+    Args:
+        table: filled with what is known.
+        calibrator: learns of every score; None where nothing will be calibrated.
+        clock: (stage, seconds) -> adds to the time that the search has taken.
+    """
+
+    def __init__(
+        self,
+        setting: Setting,
+        table: RankingTable,
+        store: Store,
+        engine: Engine,
+        watcher: Watcher,
+        stop: StopRequest,
+        calibrator: Calibrator | None,
+        clock: Callable[[str, float], None],
+    ) -> None:
+        self.stop = stop
+        self.setting, self.table, self.store, self.engine = setting, table, store, engine
+        self.watcher, self.calibrator, self.clock = watcher, calibrator, clock
+        self.scope = Scope(store, table, setting.space, setting.scoring_scale, setting.full_sizes, self._heard)
+        self._since = time.monotonic()
+        self._n_before = 0
+
+    def run(self, rungs: Sequence[Rung]) -> str:
+        """Returns what the race saved, in a sentence; empty without a race."""
+        with self.store.saving():
+            self.store.tell({"n_images": [rung.n_images for rung in rungs]})
+        if self.calibrator is not None:
+            self._learn_again(self.calibrator)
+        counts = []
+        for k, rung in enumerate(rungs):
+            work = self._proposed(rung) if k == 0 else self._raced(rungs[k - 1], rung, k)
+            self._run(work)
+            counts.append(work.n_done)
+        if len(rungs) == 1:
+            return ""
+        spent = sum(n * rung.n_evaluations for n, rung in zip(counts, rungs, strict=True))
+        share = spent / max(1, counts[0] * rungs[-1].n_evaluations)
+        if share >= 1:  # nearly all of a small space went on
+            return ""
+        steps = ", ".join(f"{n:,} on {rung.n_images}" for n, rung in zip(counts, rungs, strict=True))
+        note = f"Race: {steps} val images; {share:.0%} of the image evaluations of all on {rungs[-1].n_images}."
+        self.watcher.message(note)
+        return note
+
+    def _run(self, work: ScoringWork) -> None:
+        self._since, self._n_before = time.monotonic(), work.n_done
+        what = "Scoring" if work.k == 0 else f"Race on {work.rung.n_images} images"
+        if work.n_done or work.n_again:
+            again = f"; the {work.n_again} of a batch that was not finished are scored again" if work.n_again else ""
+            self.watcher.message(f"{what}: {work.n_done:,} candidates are scored already{again}.")
+        elif work.k == 0:
+            every = "all" if work.n_wanted is None else f"{work.n_wanted:,}"
+            self.watcher.message(f"Scoring {every} architectures without training any ...")
+        else:
+            self.watcher.message(f"{what}: {work.n_wanted:,} candidates that are not clearly beaten ...")
+        try:
+            self.engine.score(work.rung.ranker, work)
+        finally:
+            self.clock("score", time.monotonic() - self._since)
+        if isinstance(work, ProposedWork) and work.proposer.exhausted and work.n_wanted != work.n_done:
+            n = len(self.table.rows)
+            if work.proposer.why == NO_MORE_DISTINCT:
+                within = " within the limits" if self.setting.limits != Limits() else ""
+                self.watcher.message(
+                    f"The space has only {n:,} distinct architectures{within}: all of them are scored."
+                )
+            else:
+                self.watcher.message(f"The search goes on with {n:,} candidates: {work.proposer.why}.")
+
+    def _heard(self, work: ScoringWork, architectures: Sequence[Architecture], ranked: Sequence[Ranked]) -> None:
+        if self.calibrator is not None:
+            for architecture, one in zip(architectures, ranked, strict=True):
+                self.calibrator.add(architecture, one)
+        stage = "Scoring" if work.k == 0 else f"Race on {work.rung.n_images} images"
+        seconds = time.monotonic() - self._since
+        self.watcher.scored(
+            ScoringProgress(stage, work.n_done, work.n_wanted, self._n_before, seconds, tuple(self.table.best))
+        )
+
+    def _proposed(self, rung: Rung) -> ProposedWork:
+        s, o = self.setting, self.setting.options
+        sampler = make_sampler(o.sampler, s.space, s.scoring_scale, o.seed, len(s.objectives.names))
+        proposer = Proposer(s.space, s.scoring_scale, sampler, s.coster, s.limits, o.seed, check=self.stop.check)
+        state = self.store.about().get("proposer")
+        if state is not None:
+            values, failed = self._told()
+            proposer.restore(state, self.store.past(values, failed))
+        elif o.start_from is not None:
+            best = best_decisions(o.start_from, o.out, o.tracking_uri, START_FROM)
+            n_skipped = proposer.enqueue(best)
+            if n_skipped == len(best):
+                raise UsageError(
+                    f"--start-from is a search of space {s.space.name!r} that has a ranking",
+                    value=o.start_from,
+                    remedy="None of its best is an architecture of this space.",
+                )
+            self.watcher.message(f"{len(best) - n_skipped} of the best of {o.start_from} are proposed first.")
+        n_wanted = None if o.n_candidates >= EVERY else o.n_candidates
+        return ProposedWork(self.scope, rung, proposer, s.objectives, n_wanted)
+
+    def _told(self) -> tuple[dict[int, tuple[float, ...]], frozenset[int]]:
+        """What the sampler was told: the scores of the first rung, and who failed."""
+        values, failed = {}, set()
+        for number, k, ranked in self.store.scores({row.number: row.digest for row in self.table.rows}):
+            if k == 0 and ranked.score is None:
+                failed.add(number)
+            elif k == 0:
+                assert ranked.score is not None
+                values[number] = self.setting.objectives.values(ranked.score, costs_of(self.table.by_number[number]))
+        return values, frozenset(failed)
+
+    def _raced(self, before: Rung, rung: Rung, k: int) -> RaceWork:
+        """Survivors of the rung before, by the scores that they had there."""
+        digests = {row.number: row.digest for row in self.table.rows}
+        scores = {n: ranked.score for n, at, ranked in self.store.scores(digests) if at == k - 1}
+        numbers = [n for n, score in scores.items() if score is not None]
+        values = [self.setting.objectives.values(scores[n] or 0.0, costs_of(self.table.by_number[n])) for n in numbers]
+        alive = survivors(np.array(values).reshape(len(numbers), -1), before.error, race_keeps(self.setting.options))
+        return RaceWork(self.scope, rung, k, [n for n, stays in zip(numbers, alive, strict=True) if stays])
+
+    def _learn_again(self, calibrator: Calibrator) -> None:
+        digests = {row.number: row.digest for row in self.table.rows}
+        for number, _, ranked in self.store.scores(digests):
+            row = self.table.by_number[number]
+            calibrator.add(self.setting.space.replay(row.decisions, self.setting.scoring_scale), ranked)
