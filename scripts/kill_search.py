@@ -12,7 +12,6 @@ instead, the search itself goes on: no candidate may be lost, and none may be tw
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import re
@@ -25,6 +24,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from hypernas.training.checkpoint import CHECKPOINT, read_checkpoint
 
 BATCH = 32  # candidates that the in-process engine scores at a time
 POLL = 0.05  # seconds
@@ -59,6 +60,8 @@ run()
 NOT_BEGUN = ("had begun when it ended", "There is a search to resume")  # killed before anything was stored
 FINISHED = "is finished: this is its result"
 
+STAGES = ("start-up", "scoring", "race", "before training", "training", "writing the result", "the end")
+
 Done = tuple[int, int, int]  # batches proposed, batches scored, networks trained: grows along a search
 
 
@@ -79,12 +82,13 @@ class Search:
         self.log = out.with_suffix(".log")
         self.log.write_text("")
         self.said_before = 0
+        self.began = 0.0  # of the process, as files are dated
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, *, resume: bool) -> None:
         what = ["--resume", "latest"] if resume else self.options
         command = [sys.executable, "-c", self.code, "search", *what, "--out", str(self.out), "--json"]
-        self.said_before = self.log.stat().st_size
+        self.said_before, self.began = self.log.stat().st_size, time.time()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, env=self.env)
 
@@ -135,18 +139,23 @@ class Search:
         members = self.ask("SELECT json_array_length(members) FROM batches WHERE NOT done", mode="rw")
         return sum(n for (n,) in members)
 
-    def stage(self) -> str:
-        said = self.said()
+    def stage(self) -> int:
+        """How far the process that runs, or ran last, has come: an index of STAGES."""
+        said, folder = "\n" + self.said(), self.folder()
         if FINISHED in said:
-            return "finished"
-        found = re.findall(r"^(Scoring|Race on|Training the best)", said, re.MULTILINE)
-        if not found:
-            return "start-up"
-        done = self.done()
-        if found[-1] == "Training the best" and done is not None:
-            top = int(self.options[self.options.index("--top") + 1])
-            return "training" if done[2] < top else "writing the result"
-        return {"Scoring": "scoring", "Race on": "race"}.get(found[-1], "training")
+            return len(STAGES) - 1
+        result = folder / "search.json" if folder is not None else None
+        if result is not None and result.exists() and result.stat().st_mtime > self.began:
+            return 5
+        marks = ("\nTraining the best", "\nRace: ", "\nRace on", "\nScoring")
+        return next((4 - k for k, mark in enumerate(marks) if mark in said), 0)
+
+    def epochs(self) -> list[int]:
+        """Of the checkpoints of trainings."""
+        folder = self.folder()
+        known = (folder / "networks").glob(f"*/{CHECKPOINT}") if folder is not None else ()
+        saved = [read_checkpoint(path.parent) for path in known]
+        return sorted(len(one.about["history"]) for one in saved if one is not None)
 
     def ranking(self) -> list[Row]:
         from pyarrow import parquet
@@ -160,30 +169,35 @@ class Search:
         ]
 
 
-def undisturbed(search: Search) -> tuple[float, list[tuple[float, Done]]]:
-    """(seconds of start-up, when the search got how far); the last entry is its end."""
-    began, up = time.monotonic(), 0.0
-    events: list[tuple[float, Done]] = []
+@dataclass(frozen=True)
+class Event:
+    """The search has come so far, so many seconds after its start."""
+
+    seconds: float
+    stage: int
+    done: Done
+
+
+def undisturbed(search: Search) -> list[Event]:
+    """The course of a search that is left alone; the last event is its end."""
+    began = time.monotonic()
+    events = [Event(0.0, 0, (0, 0, 0))]
     search.start(resume=False)
     while search.code_now is None:
-        now = time.monotonic() - began
-        if not up and "\nScoring" in "\n" + search.said():
-            up = now
-        done = search.done()
-        if done is not None and (not events or events[-1][1] != done):
-            events.append((now, done))
+        event = Event(time.monotonic() - began, search.stage(), search.done() or (0, 0, 0))
+        if (event.stage, event.done) != (events[-1].stage, events[-1].done):
+            events.append(event)
         time.sleep(POLL)
     if search.code_now != 0:
         sys.exit(f"The undisturbed search failed:\n{search.said()}")
-    events.append((time.monotonic() - began, events[-1][1]))
-    return up, events
+    return [*events, Event(time.monotonic() - began, events[-1].stage, events[-1].done)]
 
 
-def wait_until(search: Search, wanted: Done, seconds: float) -> None:
+def wait_until(search: Search, wanted: Event, seconds: float) -> None:
     """Until the search is as far as wanted and has worked for some seconds more, or has ended."""
     while search.code_now is None:
         done = search.done()
-        if "\nScoring" in "\n" + search.said() and done is not None and done >= wanted:
+        if search.stage() >= wanted.stage and done is not None and done >= wanted.done:
             break
         time.sleep(POLL / 5)
     end = time.monotonic() + seconds
@@ -192,45 +206,44 @@ def wait_until(search: Search, wanted: Done, seconds: float) -> None:
 
 
 def kill_again_and_again(
-    search: Search, up: float, events: list[tuple[float, Done]], n_kills: int, n_early: int, rng: random.Random
+    search: Search, events: list[Event], n_kills: int, n_early: int, rng: random.Random
 ) -> list[str]:
-    """Run, kill, resume, ... to the end. Returns what went wrong."""
+    """Run, kill, resume, ... to the end. Returns what went wrong.
+
+    A moment is one of the undisturbed search: this one is killed when it has come as far, however often it began again.
+    """
     wrong: list[str] = []
+    up = next(event.seconds for event in events if event.stage)
     early = [rng.uniform(0, up) for _ in range(n_early)]
-    moments = sorted(rng.uniform(up, events[-1][0]) for _ in range(n_kills - n_early))
-    resume, out, stages = False, 0, dict[str, int]()
-    before = up
+    moments = sorted(rng.uniform(up, events[-1].seconds) for _ in range(n_kills - n_early))
+    resume, out, before, stages = False, 0, up, dict[str, int]()
     for k, moment in enumerate([*early, *moments], start=1):
         resume = start(search, resume=resume)
         if k <= n_early:
             time.sleep(moment)
         else:
-            reached, wanted = max(event for event in events if event[0] <= moment)
-            wait_until(search, wanted, moment - max(before, reached))
+            reached = max((event for event in events if event.seconds <= moment), key=lambda event: event.seconds)
+            wait_until(search, reached, moment - max(before, reached.seconds))
             before = moment
         killed = search.kill()
-        stage = search.stage()
+        stage, done = STAGES[search.stage()], search.done()
         again = said_again(search.said())
         if again is not None and again != out:
             wrong.append(f"kill {k}: the search said that {again} are scored again; {out} were out before")
-        begun = "Search " in search.said() or resume
+        if not killed and search.code_now != 0:
+            wrong.append(f"kill {k}: the search ended by itself with code {search.code_now}:\n{search.said()}")
         out = search.unfinished()
-        done = search.done()
         if out > BATCH:
             wrong.append(f"kill {k}: {out} candidates of unfinished batches, more than one batch")
         stages[stage] = stages.get(stage, 0) + killed
         far = "nothing stored" if done is None else f"{done[1]} batches scored, {done[2]} networks trained"
-        how = "killed" if killed else f"had ended ({search.code_now})"
-        print(f"kill {k:2d}, {moment:5.1f} s: {how} in {stage}; {far}; to be scored again: {out}", flush=True)
-        if not killed and search.code_now not in (0, 2):
-            wrong.append(f"kill {k}: the search ended by itself with code {search.code_now}:\n{search.said()}")
-        resume = begun
+        epochs = f", epochs in checkpoints {found}" if (found := search.epochs()) else ""
+        how = "killed in" if killed else "had come to"
+        print(f"kill {k:2d}, {moment:5.1f} s: {how} {stage}; {far}{epochs}; to be scored again: {out}", flush=True)
+        resume = True
     start(search, resume=resume)
     assert search.process is not None
-    if search.process.wait() == 2 and any(text in search.said() for text in NOT_BEGUN):
-        search.start(resume=False)
-        search.process.wait()
-    if search.code_now != 0:
+    if search.process.wait() != 0:
         wrong.append(f"the last process ended with code {search.code_now}:\n{search.said()}")
     print("Kills by stage: " + ", ".join(f"{stage} {n}" for stage, n in stages.items()))
     return wrong
@@ -256,7 +269,7 @@ def said_again(text: str) -> int | None:
     if not re.search(r"^(Scoring|Race on)", text, re.MULTILINE) or "scored already" not in text:
         return None
     found = re.findall(r"the (\d+) of a batch that was not finished are scored again", text)
-    return sum(map(int, found)) or None
+    return sum(map(int, found)) or None  # the later rungs say theirs when it is their turn
 
 
 def compare(one: list[Row], other: list[Row]) -> list[str]:
@@ -391,15 +404,13 @@ def run(args: argparse.Namespace, out: Path) -> list[str]:
         wrong = kill_workers(disturbed, args.kills or 10, args.pattern, args.every, rng)
         return wrong or check_table(disturbed.ranking(), args.candidates)
     alone = search("undisturbed", options)
-    up, events = undisturbed(alone)
-    print(
-        f"Undisturbed: {events[-1][0]:.1f} s, start-up {up:.1f} s; {json.dumps(events[-1][1])} batches proposed, "
-        f"scored, networks trained",
-        flush=True,
-    )
+    events = undisturbed(alone)
+    first_of = {STAGES[event.stage]: event.seconds for event in reversed(events)}
+    print("Undisturbed: " + ", ".join(f"{stage} from {s:.1f} s" for stage, s in reversed(first_of.items())), flush=True)
+    print(f"  ended after {events[-1].seconds:.1f} s", flush=True)
     disturbed = search("killed", options)
     n_kills = 30 if args.kills is None else args.kills
-    wrong = kill_again_and_again(disturbed, up, events, n_kills, min(args.early, n_kills), rng)
+    wrong = kill_again_and_again(disturbed, events, n_kills, min(args.early, n_kills), rng)
     return wrong + compare(alone.ranking(), disturbed.ranking())
 
 

@@ -187,12 +187,8 @@ def descendants(pid: int) -> dict[int, str]:
 
 def busy_workers() -> list[int]:
     """Processes of this one's Ray that run a trial. (Without Ray's own agents: it ends this process with them.)"""
-    return [pid for pid, line in descendants(os.getpid()).items() if line.startswith("ray::ResourceTrainable")]
-
-
-def test_no_process_of_ray_is_left_behind() -> None:
-    """Defined first and last (below): those of this file's tests are gone when it ends."""
-    assert busy_workers() == []
+    names = ("ray::ResourceTrainable", "ray::ScoreBatch", "ray::TrainNetwork")
+    return [pid for pid, line in descendants(os.getpid()).items() if line.startswith(names)]
 
 
 # --- without Ray ---
@@ -201,11 +197,11 @@ def test_no_process_of_ray_is_left_behind() -> None:
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        ("nonsense", "auto, host:port or ray://host:port"),
-        ("host:port", "auto, host:port or ray://host:port"),
-        (":6379", "auto, host:port or ray://host:port"),
-        ("host:99999", "auto, host:port or ray://host:port"),
-        ("", "auto, host:port or ray://host:port"),
+        ("nonsense", "auto or host:port"),
+        ("host:port", "auto or host:port"),
+        (":6379", "auto or host:port"),
+        ("host:99999", "auto or host:port"),
+        ("", "auto or host:port"),
         ("127.0.0.1:1", "127.0.0.1:1; connecting failed"),
         ("no-such-host.invalid:6379", "no-such-host.invalid:6379"),
     ],
@@ -246,10 +242,9 @@ def test_a_port_of_something_else(answer: bytes, monkeypatch: pytest.MonkeyPatch
         thread.join()
 
 
-def test_the_client_needs_grpc(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "grpc", None)
-    with pytest.raises(UsageError, match=r"ray\[client\]"):
-        connect("ray://127.0.0.1", 1, 0.0)
+def test_the_client_is_refused() -> None:
+    with pytest.raises(UsageError, match="on a node of its Ray cluster"):
+        connect("ray://127.0.0.1:10001", 1, 0.0)
 
 
 @pytest.mark.parametrize(("n_workers", "gpus"), [(0, 0.0), (-1, 0.0), (1, -1.0), (1, float("nan"))])
@@ -660,4 +655,6 @@ def test_a_cluster_scores_and_survives_the_loss_of_a_node(
 
 
 def test_no_process_of_ray_is_left() -> None:
-    assert busy_workers() == []
+    """By the tests before this one."""
+    left = [line for line in descendants(os.getpid()).values() if "ray" in line.lower() and "defunct" not in line]
+    assert [line for line in left if line.startswith("ray::") or "raylet" in line or "gcs_server" in line] == []

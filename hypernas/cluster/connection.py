@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import logging
 import math
 import os
@@ -22,7 +21,6 @@ __all__ = ["Connection", "connect", "keep_signals"]
 OBJECT_STORE_BYTES = 512 << 20  # the GHN, the val images and a data set such as CIFAR-10; what is larger goes to disk
 PROBE_S = 5.0  # for each of: the connection, the first answer
 CLIENT = "ray://"
-CLIENT_PORT = 10001
 
 # Set before Ray is imported, unless the user has: nothing is sent to anybody, nothing written to the home folder, and
 # Tune keeps no files of its own; what has to outlive a search is in its folder.
@@ -62,6 +60,10 @@ class Connection:
         """Of one worker."""
         return {"CPU": 1.0} | ({"GPU": self.gpus_per_worker} if self.gpus_per_worker else {})
 
+    def capacity(self) -> int:
+        """Workers that fit on the nodes that are there now."""
+        return _capacity(self.resources)
+
     def close(self) -> None:
         """All workers of this process end; a cluster that was there before stays."""
         import ray
@@ -78,7 +80,7 @@ def connect(
 
     Args:
         address: None for a Ray of this process alone; ``auto`` for the cluster that runs on this machine; ``host:port``
-            of the head node; ``ray://host:port`` from outside of the cluster.
+            of the head node, from any node.
         n_workers: trials at a time; None for as many as fit.
         say: hears of fewer workers than were asked for.
 
@@ -166,14 +168,14 @@ def _check(address: str) -> str:
                 remedy="Start one with `ray start --head`, or leave --address out for a Ray of this search alone.",
             )
         return _check(found)
-    client = address.startswith(CLIENT)
-    host, port = _split(address.removeprefix(CLIENT), CLIENT_PORT if client else None, address)
-    if client and importlib.util.find_spec("grpc") is None:
+    if address.startswith(CLIENT):
+        # Ray's client runs Tune on the head node, where neither this search's proposals nor its folder are
         raise UsageError(
-            "ray:// needs gRPC for Python, which is not installed",
+            "A search runs on a node of its Ray cluster, not over Ray's client",
             value=address,
-            remedy='Install it with pip install "ray[client]", or start the search on a node with --address auto.',
+            remedy="On a node, use --address auto; from elsewhere, hand it in with `ray job submit`.",
         )
+    host, port = _split(address)
     remedy = "Check the address; on the head node `ray start --head` prints it. A firewall may be in between."
     try:
         with socket.create_connection((host, port), timeout=PROBE_S) as probe:
@@ -196,15 +198,13 @@ def _check(address: str) -> str:
     return address
 
 
-def _split(text: str, default_port: int | None, address: str) -> tuple[str, int]:
-    host, colon, port = text.rstrip("/").rpartition(":")
-    if not colon and default_port is not None:
-        host, port = text.rstrip("/"), str(default_port)
+def _split(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise UsageError(
-            "The address of a Ray cluster is auto, host:port or ray://host:port",
+            "The address of a Ray cluster is auto or host:port",
             value=address,
-            remedy="For example --address auto, --address 10.0.0.5:6379 or --address ray://10.0.0.5:10001.",
+            remedy="For example --address auto or --address 10.0.0.5:6379.",
         )
     return host.strip("[]"), int(port)
 

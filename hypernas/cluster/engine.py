@@ -35,7 +35,7 @@ class RayEngine:
 
     Args:
         folder: for Tune's own files; removed with ``close``.
-        address: None for a Ray of this process alone; ``auto``, ``host:port`` or ``ray://host:port`` of a cluster.
+        address: None for a Ray of this process alone; ``auto`` or ``host:port`` of a cluster that this machine is a node of.
         n_workers: trials at a time; None for as many as fit.
         gpus_per_worker: 0 for workers on CPUs; a fraction shares a GPU.
         n_candidates: how many will be scored, about: batches are a quarter of a worker's share, 16 to 256.
@@ -82,7 +82,7 @@ class RayEngine:
             trainable = tune.with_parameters(
                 score_batch(self.device), payload=self._put(ranker, lambda: ScorePayload(space, ranker.portable()))
             )
-            plan = ScoringPlan(work, self.n_workers, self.batch)
+            plan = ScoringPlan(work, self.n_workers, self.batch, self.connection.capacity)
             run(*(trainable, self._resources, plan, self.stop, self._run_folder("score")), max_pending=self.n_workers)
 
     def train(self, jobs: Sequence[TrainingJob], trainings: Trainings, handler: TrainingHandler) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from hypernas.cluster.messages import ScoreMessage, TrainMessage
@@ -16,6 +16,7 @@ from hypernas.ranking.ranker import Ranked
 __all__ = ["ScoringPlan", "TrainingPlan"]
 
 START_LIMIT_S = 60.0  # others wait for a worker that starts (seconds, usually) no longer than that
+LOOK_S = 5.0  # and look as often whether the cluster still has room for it
 START_FAILURES = 3  # in a row, before any worker has started: then none ever will
 
 
@@ -26,10 +27,16 @@ class ScoringPlan:
     starting, which is then thrown away; and it ends processes that nobody waits for. Both cost the load of a GHN, and
     with short batches leave a single worker. So a trial ends only when its process goes to the next batch at once:
     until then it lingers, asking.
+
+    Args:
+        batch: architectures in a trial.
+        capacity: workers that the cluster has room for now; nodes come and go.
     """
 
-    def __init__(self, work: Work, n_workers: int, batch: int) -> None:
+    def __init__(self, work: Work, n_workers: int, batch: int, capacity: Callable[[], int] | None = None) -> None:
         self.work, self.n_workers, self.batch = work, n_workers, batch
+        self._capacity = capacity or (lambda: n_workers)
+        self._room, self._next_look = n_workers, 0.0
         self.finished = False
         self._out: dict[str, tuple[Batch, ScoreMessage]] = {}  # of trials that have not ended
         self._unscored: set[str] = set()
@@ -55,10 +62,19 @@ class ScoringPlan:
             self.finished = self._ready is None and self.work.finished
 
     def _limit(self) -> int:
-        """Workers, less those that do not come up: their node was lost, or others use it."""
+        """Workers that there can be: fewer where a node was lost, or where others use the cluster."""
         now = time.monotonic()
         late = sum(now - since > START_LIMIT_S for since in self._starting.values())
-        return self.n_workers if not late else max(1, len(self._out) - late)
+        if late:  # to the end: else the others would wait as long again, batch after batch
+            self.n_workers = max(1, min(self.n_workers, len(self._out) - late))
+        if now >= self._next_look:
+            self._room, self._next_look = self._capacity(), now + LOOK_S
+        return max(1, min(self._room, self.n_workers))
+
+    def _waits_for_a_start(self) -> bool:
+        now = time.monotonic()
+        young = sum(now - since <= START_LIMIT_S for since in self._starting.values())
+        return young > 0 and len(self._out) <= self._limit()
 
     def started(self, trial: str) -> None:
         self._starting.pop(trial, None)
@@ -75,9 +91,11 @@ class ScoringPlan:
             else:
                 self.work.done(batch, [Ranked(**row) for row in rows], result["worker"], result["n_loads"])
         self._look()
-        now = time.monotonic()
-        if any(now - since <= START_LIMIT_S for since in self._starting.values()):
+        if self._waits_for_a_start():
             return False
+        # where a started trial ends in favour of one that has no room, Tune passes its process on to that one
+        if len(self._out) > self._limit():
+            return True
         return self._ready is not None or self.finished
 
     def ended(self, trial: str) -> None:

@@ -112,10 +112,20 @@ def run(
         shutil.rmtree(folder, ignore_errors=True)
 
 
+class _Here:
+    """Stays in this process. Tune pickles what it is given into a file, to which nobody returns."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return self
+
+    def __reduce__(self) -> Any:
+        return str, ("left behind",)
+
+
 def _searcher(plan: Plan, stop: StopRequest) -> Any:
     from ray.tune.search import Searcher
 
-    class Asks(Searcher):
+    class Asks(_Here, Searcher):
         def suggest(self, trial_id: str) -> Any:
             stop.check()
             message = _carry(plan.suggest, trial_id)
@@ -141,7 +151,7 @@ def _searcher(plan: Plan, stop: StopRequest) -> Any:
 def _stopper(plan: Plan, stop: StopRequest) -> Any:
     from ray import tune
 
-    class Takes(tune.Stopper):
+    class Takes(_Here, tune.Stopper):
         def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
             return _carry(plan.result, trial_id, result)
 
@@ -149,19 +159,13 @@ def _stopper(plan: Plan, stop: StopRequest) -> Any:
             stop.check()
             return False
 
-        def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-            return self
-
-        def __reduce__(self) -> Any:  # Tune pickles it into its file, to which nobody returns
-            return bool, ()
-
     return Takes()
 
 
 def _callback(plan: Plan) -> Any:
     from ray import tune
 
-    class Hears(tune.Callback):
+    class Hears(_Here, tune.Callback):
         def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             _carry(plan.started, trial.trial_id)
 
@@ -170,9 +174,6 @@ def _callback(plan: Plan) -> Any:
 
         def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             _carry(plan.failed, trial.trial_id, _reason(trial))
-
-        def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-            return self
 
     return Hears()
 
@@ -185,7 +186,7 @@ def _reason(trial: Any) -> str:
         return "its worker was lost"
     lines = [line.strip() for line in text.split("Failure # ")[-1].splitlines()[1:] if line.strip()]
     for line in lines:
-        if "Worker exit detail:" in line or "has died" in line or "node" in line.lower():
+        if any(sign in line for sign in ("Worker exit detail:", "has died", "is unavailable")):
             return "its worker process died (killed, out of memory, or its node was lost)"
     return lines[-1][:500] if lines else "its worker was lost"
 

@@ -31,8 +31,8 @@ __all__ = ["SAMPLERS", "Proposed", "Proposer", "make_sampler"]
 # them are known, the space is taken to be exhausted.
 MAX_REPEATS, MAX_MUTATIONS, MAX_RANDOM_REPEATS = 20, 50, 1_000
 KNOWN = 200  # newest proposals that mutations start from
-# Infeasible proposals in a row after which one is repaired. A repair that succeeds halves the number, down to the
-# least, until a proposal of the sampler's own is feasible again: under tight limits every candidate would pay for it.
+# Infeasible proposals in a row after which one is repaired: under tight limits every candidate would pay for them, so
+# that a repair that succeeds halves the number, down to the least; a feasible proposal of the sampler's own doubles it.
 REPAIR_AFTER, LEAST_REPAIR_AFTER = 200, 10
 REPAIR_STEPS, REPAIR_STUCK = 500, 150  # steps in all; steps without any gain
 MAX_INFEASIBLE = 2_000  # in a row, after which there is taken to be nothing feasible that is not known
@@ -141,7 +141,7 @@ class Proposer:
                 return self._last_resort(NO_MORE_DISTINCT)
             proposed = self._admit(architecture)
             if proposed is not None:
-                self._patience = REPAIR_AFTER if own else self._patience
+                self._patience = min(REPAIR_AFTER, 2 * self._patience) if own else self._patience
                 return proposed
             n_infeasible += 1
             if self.sampler.exhaustive:

@@ -120,7 +120,9 @@ def jacobians(subject: Subject) -> dict[str, float]:
 
 def _independence(gradients: Tensor) -> float:
     """(n, ...) -> how little the images' gradients correlate."""
-    correlation = torch.corrcoef(gradients.flatten(1).double()).nan_to_num(0.0)
+    flat = gradients.flatten(1).double()
+    # a single number an image correlates with nothing
+    correlation = torch.corrcoef(flat).nan_to_num(0.0) if flat.shape[1] > 1 else flat.new_zeros(len(flat), len(flat))
     eigenvalues = torch.linalg.eigvalsh(correlation).clamp_min(0) + JITTER
     return -log((eigenvalues.log() + 1 / eigenvalues).sum().item())
 
