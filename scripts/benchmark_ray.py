@@ -69,7 +69,7 @@ def measure(ranker: Ranker, architectures: Sequence[Architecture], n_workers: in
     counted = [(moment, n) for moment, _, n in work.came if moment > began]
     rate = sum(n for _, n in counted) / (counted[-1][0] - began)
     print(
-        f"{n_workers} workers: Ray {ray_s:.1f} s, first batch of the last worker {began - start:.1f} s after the start; "
+        f"{n_workers} workers: Ray {ray_s:.1f} s, all workers at work after {began - start:.1f} s; "
         f"{rate:.2f} architectures/s over {sum(n for _, n in counted)}; processes {len(first)}, "
         f"failures {len(work.failures)}",
         flush=True,

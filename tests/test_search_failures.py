@@ -183,11 +183,15 @@ def test_a_full_disk_while_saving_a_network(
     def save(tensors: Any, path: Any, metadata: Any = None) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("hypernas.networks.network.save_file", save)
-    done = cli(*command)
-    assert done.code == 0  # as any network that could not be trained: the ranking is not lost
-    assert "No space left on device" in done.err
-    assert [row["test_accuracy"] for row in done.last["candidates"]] == [None] * 6
+    before = states(runs_folder)
+    with monkeypatch.context() as patch:
+        patch.setattr("hypernas.networks.network.save_file", save)
+        failed(cli(*command), "No space left on device")
+    _, value = only_new(before, runs_folder)
+    assert value["state"] == "failed" and value["n_candidates"] == 6  # the ranking is not lost
+    done = cli("search", "--resume", value["search_id"], "--out", runs_folder, "--json")
+    assert done.code == 0, done.err
+    assert sum(row["test_accuracy"] is not None for row in done.last["candidates"]) == 2
 
 
 def test_a_store_that_fails_at_the_end_loses_no_result(

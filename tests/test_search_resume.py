@@ -18,7 +18,6 @@ from hypernas.engine.objectives import Costs
 from hypernas.engine.results import read_ranking
 from hypernas.engine.search_lock import SearchLock
 from hypernas.engine.store import Store, state_path
-from hypernas.spaces.finding import load_space
 
 
 @pytest.fixture
@@ -275,17 +274,13 @@ class Opposed(SearchSpace):
 def test_limits_that_contradict_each_other_name_the_nearest_values(
     cli: InProcess, command: list[object], tmp_path: Path, runs_folder: Path
 ) -> None:
-    """Either limit can be kept alone."""
+    """Either limit can be kept alone: 162 parameters with 4,688 FLOPs, or 290 with 3,280."""
     (tmp_path / "opposed.py").write_text(OPPOSED)
-    few, much = sorted(
-        load_space(str(tmp_path / "opposed.py")).replay({"early": e}).n_parameters for e in (True, False)
-    )
     before = set((runs_folder / "searches").glob("*"))
     opposed = [tmp_path / "opposed.py" if part == command[2] else part for part in command]
-    outcome = cli(*opposed, "--pretrain-steps", 1, "--max-params", few, "--max-flops", "4k")
-    refused(outcome, f"params at most {few}", "flops at most 4k", "The nearest found", "contradict")
+    outcome = cli(*opposed, "--pretrain-steps", 1, "--max-params", 200, "--max-flops", "4k")
+    refused(outcome, "params at most 200", "flops at most 4k", "The nearest found", "contradict")
     assert set((runs_folder / "searches").glob("*")) == before  # nothing was done, and nothing is left
-    assert few < much
 
 
 def test_the_best_of_an_earlier_search_are_proposed_first(

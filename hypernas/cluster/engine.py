@@ -35,7 +35,7 @@ class RayEngine:
 
     Args:
         folder: for Tune's own files; removed with ``close``.
-        address: None for a Ray of this process alone; ``auto`` or ``host:port`` of a cluster that this machine is a node of.
+        address: None for a Ray of this process alone; ``auto`` or ``host:port`` of a cluster with this machine in it.
         n_workers: trials at a time; None for as many as fit.
         gpus_per_worker: 0 for workers on CPUs; a fraction shares a GPU.
         n_candidates: how many will be scored, about: batches are a quarter of a worker's share, 16 to 256.

@@ -183,7 +183,8 @@ class _Search:
                 raise SearchInterrupted(result) from None
             except BaseException as error:
                 background.shutdown(wait=True)  # a run that has just been opened is closed too
-                if not self.table.rows and not self.tracker.run_id and not self.resumed:
+                if not self.table.rows and not self.resumed:  # such as limits that nothing keeps
+                    self.tracker.discard()
                     raise NothingDone(error) from None
                 with contextlib.suppress(HypernasError, OSError):  # what is told is the first error
                     self._finish("failed", background)
@@ -253,7 +254,7 @@ class _Search:
     def _make_engine(self) -> Engine:
         o = self.options
         if o.engine == "local":
-            return LocalEngine(self.setting.device, self.stop, n_workers=o.workers)
+            return LocalEngine(self.setting.device, self.stop, n_workers=o.workers, say=self.watcher.message)
         return self._ray_engine(o.address)
 
     def _ray_engine(self, address: str | None) -> RayEngine:

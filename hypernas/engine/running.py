@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ import torch
 
 from hypernas.data import Dataset
 from hypernas.engine.records import EpochMetrics, TrainingReport
-from hypernas.errors import HypernasError
+from hypernas.errors import HypernasError, StoreError
 from hypernas.graphs.architecture import Architecture
 from hypernas.hypernet.ghn import GHN
 from hypernas.interrupts import StopRequest
@@ -131,8 +131,15 @@ class LocalEngine:
         n_workers: threads; None for one a core.
     """
 
-    def __init__(self, device: torch.device, stop: StopRequest, *, n_workers: int | None = None) -> None:
-        self.device, self.stop, self.n_workers = device, stop, n_workers
+    def __init__(
+        self,
+        device: torch.device,
+        stop: StopRequest,
+        *,
+        n_workers: int | None = None,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.device, self.stop, self.n_workers, self.say = device, stop, n_workers, say
 
     def score(self, ranker: Ranker, work: Work) -> None:
         worker = f"{socket.gethostname()}:{os.getpid()}"
@@ -174,12 +181,15 @@ class LocalEngine:
             report=lambda metrics: handler.epoch(job, metrics),
             stop=self.stop,
             resume=True,
+            say=self.say,
         )[1]
 
     @staticmethod
     def _hand_over(job: TrainingJob, future: Future[TrainingReport], handler: TrainingHandler) -> None:
         try:
             report = future.result()
+        except StoreError:  # the disk: whatever were trained next would be lost too, and a resume loses nothing
+            raise
         except HypernasError as error:  # one network that fails to train does not end the search
             handler.failed(job, str(error))
         else:

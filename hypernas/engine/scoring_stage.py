@@ -175,12 +175,18 @@ class ScoringStage:
 
     def _raced(self, before: Rung, rung: Rung, k: int) -> RaceWork:
         """Survivors of the rung before, by the scores that they had there."""
+        known = self.store.about().get(f"survivors {k}")
+        if known is not None:  # what an earlier process decided stands
+            return RaceWork(self.scope, rung, k, known)
         digests = {row.number: row.digest for row in self.table.rows}
         scores = {n: ranked.score for n, at, ranked in self.store.scores(digests) if at == k - 1}
         numbers = [n for n, score in scores.items() if score is not None]
         values = [self.setting.objectives.values(scores[n] or 0.0, costs_of(self.table.by_number[n])) for n in numbers]
         alive = survivors(np.array(values).reshape(len(numbers), -1), before.error, race_keeps(self.setting.options))
-        return RaceWork(self.scope, rung, k, [n for n, stays in zip(numbers, alive, strict=True) if stays])
+        chosen = [n for n, stays in zip(numbers, alive, strict=True) if stays]
+        with self.store.saving():
+            self.store.tell({f"survivors {k}": chosen})
+        return RaceWork(self.scope, rung, k, chosen)
 
     def _learn_again(self, calibrator: Calibrator) -> None:
         digests = {row.number: row.digest for row in self.table.rows}

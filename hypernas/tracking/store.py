@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import threading
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hypernas.engine.records import Candidate, SearchResult, TrainingReport
-from hypernas.errors import UsageError
+from hypernas.errors import StoreError, UsageError
 from hypernas.graphs.architecture import Architecture
 from hypernas.tracking.artifacts import TABLE_TAG, write_search, write_trained
 from hypernas.tracking.backend import open_experiment, resolve_uri, store_errors
@@ -119,6 +120,13 @@ class SearchTracker:
                     return str(run.info.run_id)
                 client.delete_run(run.info.run_id)  # half made when the process was killed
         return None
+
+    def discard(self) -> None:
+        """Delete the run that ``start`` made, if it did: there is nothing to tell."""
+        if self._run_id is not None:
+            with contextlib.suppress(StoreError), store_errors(self._uri):
+                self._open()[0].delete_run(self._run_id)
+            self._run_id = None
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Metrics of the parent run; values that are not finite are left out."""
