@@ -61,7 +61,7 @@ def measure(ranker: Ranker, architectures: Sequence[Architecture], n_workers: in
         engine = RayEngine(Path(folder) / "ray", stop, n_workers=n_workers, batch=batch)
         ray_s = time.monotonic() - start
         try:
-            engine.score(ranker, work)
+            engine.score([ranker], work)
         finally:
             engine.close()
     first = {worker: moment for moment, worker, _ in reversed(work.came)}

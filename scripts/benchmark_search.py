@@ -40,7 +40,7 @@ from hypernas.tracking import SearchTracker
 class MadeUpEngine:
     """Scores at once: the mean of numbers that depend on the decisions, so that samplers have something to learn."""
 
-    def score(self, ranker: Ranker, work: Work) -> None:
+    def score(self, rankers: Sequence[Ranker], work: Work) -> None:
         while not work.finished:
             batch = work.next(LOCAL_BATCH)
             if batch is None:

@@ -258,7 +258,7 @@ def test_a_worker_scores_as_the_driver_does(ranker: Ranker) -> None:
     assert batch is not None
     with WorkerPool(CPU, n_workers=1) as pool:
         expected = ranker.rank(batch.architectures, pool)
-    scorer = Scorer(ScorePayload(ranker.measurer.space, ranker.portable()), CPU)
+    scorer = Scorer(ScorePayload(ranker.measurer.space, (ranker.portable(),)), CPU)
     result = scorer.score(ScoreMessage(batch))
     rows = [Ranked(**row) for row in result["ranked"]]
     assert [replace(row, seconds=0.0) for row in rows] == [replace(row, seconds=0.0) for row in expected]
@@ -267,7 +267,7 @@ def test_a_worker_scores_as_the_driver_does(ranker: Ranker) -> None:
 
 def test_a_worker_of_another_version_refuses(ranker: Ranker) -> None:
     with pytest.raises(UsageError, match="same version"):
-        Scorer(ScorePayload(ranker.measurer.space, ranker.portable(), version="0.0.0"), CPU)
+        Scorer(ScorePayload(ranker.measurer.space, (ranker.portable(),), version="0.0.0"), CPU)
 
 
 def test_what_cannot_be_scored_is_told(ranker: Ranker) -> None:
@@ -275,7 +275,7 @@ def test_what_cannot_be_scored_is_told(ranker: Ranker) -> None:
     assert batch is not None
     message = ScoreMessage(batch)
     message.digests = ["0" * 64, message.digests[1]]
-    scorer = Scorer(ScorePayload(ranker.measurer.space, ranker.portable()), CPU)
+    scorer = Scorer(ScorePayload(ranker.measurer.space, (ranker.portable(),)), CPU)
     assert "Decisions rebuild the architecture" in scorer.score(message)["failure"]
 
 
@@ -387,7 +387,7 @@ def test_scoring_on_two_workers(ranker: Ranker, tmp_path: Path) -> None:
     with WorkerPool(CPU, n_workers=1) as pool:
         expected = {one.digest: one.score for one in ranker.rank(list(work._todo[:8]), pool)}
     with local_engine(tmp_path, 2, batch=4) as engine:
-        engine.score(ranker, work)
+        engine.score([ranker], work)
         assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)] == handlers
     work.check_whole()
     assert work.failures == {}
@@ -412,7 +412,7 @@ def test_killed_scoring_workers_lose_nothing(ranker: Ranker, tmp_path: Path) -> 
 
     work = Deadly(ranker, 60)
     with local_engine(tmp_path, 2, batch=4) as engine:
-        engine.score(ranker, work)
+        engine.score([ranker], work)
     work.check_whole()
     assert work.kills == 3
     assert work.given_up == {}
@@ -461,7 +461,7 @@ def test_a_candidate_that_cannot_be_scored_is_given_up(
     work = Memory(ranker, 12)
     poisoned = {a.digest for a in work._todo if (a.decisions or {})["kernel"] == 5}
     with local_engine(tmp_path, 2, batch=1) as engine:
-        engine.score(ranker, work)
+        engine.score([ranker], work)
     work.check_whole()
     assert set(work.given_up) == poisoned
     assert all(len(reasons) == 3 for reasons in work.failures.values())
@@ -483,10 +483,10 @@ def test_errors_of_the_driver_and_stop_requests_end_the_run(ranker: Ranker, tmp_
         engine = RayEngine(tmp_path / "ray", stop, n_workers=1, batch=2)
         try:
             with pytest.raises(UsageError, match="The disk has room"):
-                engine.score(ranker, Full(ranker, 8))
+                engine.score([ranker], Full(ranker, 8))
             work = Stopping(ranker, 8)
             with pytest.raises(KeyboardInterrupt):
-                engine.score(ranker, work)
+                engine.score([ranker], work)
             assert len(work.scored) == 2
         finally:
             engine.close()
@@ -643,7 +643,7 @@ def test_a_cluster_scores_and_survives_the_loss_of_a_node(
         assert engine.n_workers == 2
         assert "room for: 2" in said[0]
         work = Losing(ranker, 48)
-        engine.score(ranker, work)
+        engine.score([ranker], work)
     finally:
         engine.close()
     work.check_whole()

@@ -9,7 +9,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -240,7 +240,7 @@ class Killed(BaseException):
 class MadeUp:
     """An engine that knows every score at once; some candidates cannot be scored."""
 
-    def score(self, ranker: Ranker, work: Work) -> None:
+    def score(self, rankers: Sequence[Ranker], work: Work) -> None:
         while not work.finished:
             batch = work.next(8)
             if batch is not None:
@@ -344,7 +344,7 @@ def test_a_batch_that_fails_three_times_is_marked_and_the_rest_goes_on(
     setting: Callable[..., Setting], tmp_path: Path
 ) -> None:
     class Failing(MadeUp):
-        def score(self, ranker: Ranker, work: Work) -> None:
+        def score(self, rankers: Sequence[Ranker], work: Work) -> None:
             while not work.finished:
                 batch = work.next(8)
                 assert batch is not None

@@ -109,6 +109,10 @@ class SearchDisplay(PretrainDisplay):
     def __enter__(self) -> SearchDisplay:
         return self
 
+    def message(self, text: str) -> None:
+        self._epochs.clear()  # of the trainings before it
+        super().message(text)
+
     def scored(self, progress: ScoringProgress) -> None:
         p = progress
         rate = (p.n_done - p.n_before) / max(p.seconds, 1e-9)
@@ -165,9 +169,14 @@ def result_table(result: SearchResult, top: int, out: Path) -> None:
     names = ["rank", "digest", "score before", "emitted %", "val %", "test %", "params", "FLOPs", "time"]
     shown = result.candidates[: max(top, 1)]
     along = len(result.objectives) > 1
-    if along:  # the trained lie along the front, not at its beginning
+    halved = any(row.halving for row in result.candidates)
+    if along:
         names.insert(1, "front")
-        shown = [row for i, row in enumerate(result.candidates) if i < max(top, 1) or row.training is not None]
+    if along or halved:  # the trained are not the first of the ranking
+        trained = {id(row) for row in result.candidates if row.training is not None or row.training_error}
+        shown = [row for i, row in enumerate(result.candidates) if i < max(top, 1) or id(row) in trained]
+    if halved:
+        names.insert(names.index("val %"), "halving %")
     timed = any(row.latency_ms is not None for row in shown)
     if timed:
         names.insert(-1, "ms")
@@ -181,6 +190,7 @@ def result_table(result: SearchResult, top: int, out: Path) -> None:
             row.digest[:8],
             "failed" if row.score is None else f"{row.score:.3f} ± {row.score_se:.3f}",
             "" if row.emitted_accuracy is None else f"{row.emitted_accuracy:.1f}",
+            *([f"{row.halving[-1]:.1f} ({len(row.halving)})" if row.halving else ""] if halved else []),
             f"{report.val_accuracy:.2f}" if report else "",
             f"{report.test_accuracy:.2f}" if report else "failed" if row.training_error else "",
             count(row.params),
@@ -192,6 +202,8 @@ def result_table(result: SearchResult, top: int, out: Path) -> None:
     if along:
         size = sum(row.front == 1 for row in result.candidates)
         console.print(f"Objectives: {', '.join(result.objectives)}; {size} candidates are on the Pareto front.")
+    if halved:
+        console.print("halving: val accuracy (after so many epochs) where successive halving stopped it.")
     if result.race:
         console.print(result.race)
     seconds = result.seconds

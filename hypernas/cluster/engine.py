@@ -68,7 +68,7 @@ class RayEngine:
     def n_workers(self) -> int:
         return self.connection.n_workers
 
-    def score(self, ranker: Ranker, work: Work) -> None:
+    def score(self, rankers: Sequence[Ranker], work: Work) -> None:
         """Until the work is finished. A batch whose worker died or raised goes back to the work, at once.
 
         Raises:
@@ -77,10 +77,11 @@ class RayEngine:
         """
         from ray import tune
 
-        space = ranker.measurer.space
+        space = rankers[0].measurer.space
         with _by_value(space):
             trainable = tune.with_parameters(
-                score_batch(self.device), payload=self._put(ranker, lambda: ScorePayload(space, ranker.portable()))
+                score_batch(self.device),
+                payload=self._put(rankers[-1], lambda: ScorePayload(space, tuple(one.portable() for one in rankers))),
             )
             plan = ScoringPlan(work, self.n_workers, self.batch, self.connection.capacity)
             run(*(trainable, self._resources, plan, self.stop, self._run_folder("score")), max_pending=self.n_workers)

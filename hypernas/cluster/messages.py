@@ -31,12 +31,14 @@ class ScoreMessage(Message):
 
     Attributes:
         sizes: (parameters, FLOPs) at the data set's full scale where they are known.
+        rung: which of the rankers scores it.
     """
 
     def __init__(self, batch: Batch) -> None:
         self.decisions: Sequence[Mapping[str, Choice]] = [dict(a.decisions or {}) for a in batch.architectures]
         self.digests: Sequence[str] = [a.digest for a in batch.architectures]
         self.sizes: Sequence[tuple[int, int]] | None = batch.sizes
+        self.rung = batch.rung
 
     def clear(self) -> None:
         """Tune keeps the configurations of all trials to the end: those that are over need not hold anything."""
@@ -60,5 +62,5 @@ class ScorePayload:
     """What every scoring worker holds; through the object store, once a process."""
 
     space: SearchSpace
-    ranker: PortableRanker
+    rankers: tuple[PortableRanker, ...]
     version: str = __version__

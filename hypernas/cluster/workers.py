@@ -51,7 +51,7 @@ class Scorer:
             )
         prepare(device)
         self.space, self.device = payload.space, device
-        self.ranker = payload.ranker.attach(payload.space, device)
+        self.rankers = [ranker.attach(payload.space, device) for ranker in payload.rankers]
         _n_loads += 1
         self.worker = f"{socket.gethostname()}:{os.getpid()}"
 
@@ -64,12 +64,13 @@ class Scorer:
         return {"ranked": [plain(one) for one in ranked], "worker": self.worker, "n_loads": _n_loads}
 
     def _rank(self, message: ScoreMessage) -> list[Ranked]:
+        ranker = self.rankers[message.rung]
         architectures = [
-            self.space.replay(decisions, self.ranker.scale, digest=digest)
+            self.space.replay(decisions, ranker.scale, digest=digest)
             for decisions, digest in zip(message.decisions, message.digests, strict=True)
         ]
         with WorkerPool(self.device, n_workers=1) as pool:
-            return self.ranker.rank(architectures, pool, message.sizes)
+            return ranker.rank(architectures, pool, message.sizes)
 
 
 def plain(ranked: Ranked) -> dict[str, Any]:

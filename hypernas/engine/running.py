@@ -40,11 +40,13 @@ class Batch:
     Attributes:
         architectures: at the scoring scale, with their decisions.
         sizes: (parameters, FLOPs) at the data set's full scale where they are known already.
+        rung: of the race: which of the rankers scores it.
     """
 
     number: int
     architectures: tuple[Architecture, ...]
     sizes: tuple[tuple[int, int], ...] | None = None
+    rung: int = 0
 
 
 class Work(Protocol):
@@ -115,8 +117,12 @@ class TrainingHandler(Protocol):
 class Engine(Protocol):
     """Where things run."""
 
-    def score(self, ranker: Ranker, work: Work) -> None:
-        """Until ``work`` is finished. Raises KeyboardInterrupt after a stop request, with nothing that is done lost."""
+    def score(self, rankers: Sequence[Ranker], work: Work) -> None:
+        """Until ``work`` is finished. Raises KeyboardInterrupt after a stop request, with nothing that is done lost.
+
+        Args:
+            rankers: of the rungs of a race, or one alone.
+        """
 
     def train(self, jobs: Sequence[TrainingJob], trainings: Trainings, handler: TrainingHandler) -> None:
         """Until every job has come to its end or failed."""
@@ -141,14 +147,14 @@ class LocalEngine:
     ) -> None:
         self.device, self.stop, self.n_workers, self.say = device, stop, n_workers, say
 
-    def score(self, ranker: Ranker, work: Work) -> None:
+    def score(self, rankers: Sequence[Ranker], work: Work) -> None:
         worker = f"{socket.gethostname()}:{os.getpid()}"
         with WorkerPool(self.device, self.n_workers) as pool:
             while not work.finished:
                 self.stop.check()
                 batch = work.next(LOCAL_BATCH)
                 if batch is not None:  # with nothing out, there is a batch, or the work has just come to its end
-                    work.done(batch, ranker.rank(batch.architectures, pool, batch.sizes), worker)
+                    work.done(batch, rankers[batch.rung].rank(batch.architectures, pool, batch.sizes), worker)
 
     def train(self, jobs: Sequence[TrainingJob], trainings: Trainings, handler: TrainingHandler) -> None:
         with WorkerPool(self.device, self.n_workers) as pool:

@@ -13,7 +13,7 @@ from hypernas.engine.options import EVERY, SearchOptions
 from hypernas.engine.proposing import NO_MORE_DISTINCT, Proposer
 from hypernas.engine.ranking_table import RankingTable, costs_of
 from hypernas.engine.records import ScoringProgress
-from hypernas.engine.running import Engine
+from hypernas.engine.running import Batch, Engine
 from hypernas.engine.samplers import make_sampler
 from hypernas.engine.scoring_work import ProposedWork, RaceWork, Scope, ScoringWork
 from hypernas.engine.searches import best_decisions
@@ -81,8 +81,11 @@ class ScoringStage:
         self.setting, self.table, self.store, self.engine = setting, table, store, engine
         self.watcher, self.calibrator, self.clock = watcher, calibrator, clock
         self.scope = Scope(store, table, setting.space, setting.scoring_scale, setting.full_sizes, self._heard)
-        self._since = time.monotonic()
+        self._rungs: Sequence[Rung] = ()
+        self._works: list[ScoringWork] = []
+        self._since = self._started = time.monotonic()
         self._n_before = 0
+        self._said = False
 
     def run(self, rungs: Sequence[Rung]) -> str:
         """Returns what the race saved, in a sentence; empty without a race."""
@@ -90,11 +93,12 @@ class ScoringStage:
             self.store.tell({"n_images": [rung.n_images for rung in rungs]})
         if self.calibrator is not None:
             self._learn_again(self.calibrator)
-        counts = []
-        for k, rung in enumerate(rungs):
-            work = self._proposed(rung) if k == 0 else self._raced(rungs[k - 1], rung, k)
-            self._run(work)
-            counts.append(work.n_done)
+        self._since, self._rungs, self._works = time.monotonic(), rungs, []
+        try:
+            self.engine.score([rung.ranker for rung in rungs], self)
+        finally:
+            self.clock("score", time.monotonic() - self._since)
+        counts = [work.n_done for work in self._works]
         if len(rungs) == 1:
             return ""
         spent = sum(n * rung.n_evaluations for n, rung in zip(counts, rungs, strict=True))
@@ -106,9 +110,35 @@ class ScoringStage:
         self.watcher.message(note)
         return note
 
-    def _run(self, work: ScoringWork) -> None:
-        self._since, self._n_before = time.monotonic(), work.n_done
-        what = "Scoring" if work.k == 0 else f"Race on {work.rung.n_images} images"
+    # --- Work: the rungs one after the other, so that workers stay where they are ---
+
+    def next(self, n: int) -> Batch | None:
+        return None if self.finished else self._works[-1].next(n)
+
+    @property
+    def finished(self) -> bool:
+        if not self._works:
+            self._begin(self._proposed(self._rungs[0]))
+        while self._works[-1].finished:
+            k = len(self._works)
+            if k == 1 and not self._said:
+                self._said = True
+                self._say_why(self._works[0])
+            if k == len(self._rungs):
+                return True
+            self._begin(self._raced(self._rungs[k - 1], self._rungs[k], k))
+        return False
+
+    def done(self, batch: Batch, ranked: Sequence[Ranked], worker: str, n_loads: int = 1) -> None:
+        self._works[batch.rung].done(batch, ranked, worker, n_loads)
+
+    def failed(self, batch: Batch, reason: str) -> None:
+        self._works[batch.rung].failed(batch, reason)
+
+    def _begin(self, work: ScoringWork) -> None:
+        self._works.append(work)
+        self._started, self._n_before = time.monotonic(), work.n_done
+        what = self._name(work)
         if work.n_done or work.n_again:
             again = f"; the {work.n_again} of a batch that was not finished are scored again" if work.n_again else ""
             self.watcher.message(f"{what}: {work.n_done:,} candidates are scored already{again}.")
@@ -117,28 +147,32 @@ class ScoringStage:
             self.watcher.message(f"Scoring {every} architectures without training any ...")
         else:
             self.watcher.message(f"{what}: {work.n_wanted:,} candidates that are not clearly beaten ...")
-        try:
-            self.engine.score(work.rung.ranker, work)
-        finally:
-            self.clock("score", time.monotonic() - self._since)
-        if isinstance(work, ProposedWork) and work.proposer.exhausted and work.n_wanted != work.n_done:
-            n = len(self.table.rows)
-            if work.proposer.why == NO_MORE_DISTINCT:
-                within = " within the limits" if self.setting.limits != Limits() else ""
-                self.watcher.message(
-                    f"The space has only {n:,} distinct architectures{within}: all of them are scored."
-                )
-            else:
-                self.watcher.message(f"The search goes on with {n:,} candidates: {work.proposer.why}.")
+
+    @staticmethod
+    def _name(work: ScoringWork) -> str:
+        return "Scoring" if work.k == 0 else f"Race on {work.rung.n_images} images"
+
+    def _say_why(self, work: ScoringWork) -> None:
+        """Where there are fewer candidates than were wanted."""
+        assert isinstance(work, ProposedWork)
+        if not work.proposer.exhausted or work.n_wanted == work.n_done:
+            return
+        n = len(self.table.rows)
+        if work.proposer.why == NO_MORE_DISTINCT:
+            within = " within the limits" if self.setting.limits != Limits() else ""
+            self.watcher.message(f"The space has only {n:,} distinct architectures{within}: all of them are scored.")
+        else:
+            self.watcher.message(f"The search goes on with {n:,} candidates: {work.proposer.why}.")
 
     def _heard(self, work: ScoringWork, architectures: Sequence[Architecture], ranked: Sequence[Ranked]) -> None:
         if self.calibrator is not None:
             for architecture, one in zip(architectures, ranked, strict=True):
                 self.calibrator.add(architecture, one)
-        stage = "Scoring" if work.k == 0 else f"Race on {work.rung.n_images} images"
-        seconds = time.monotonic() - self._since
+        seconds = time.monotonic() - self._started
         self.watcher.scored(
-            ScoringProgress(stage, work.n_done, work.n_wanted, self._n_before, seconds, tuple(self.table.best))
+            ScoringProgress(
+                self._name(work), work.n_done, work.n_wanted, self._n_before, seconds, tuple(self.table.best)
+            )
         )
 
     def _proposed(self, rung: Rung) -> ProposedWork:

@@ -24,6 +24,7 @@ from hypernas.spaces.space import Scale, SearchSpace
 __all__ = ["MAX_FAILURES", "ProposedWork", "RaceWork", "Scope", "ScoringWork"]
 
 MAX_FAILURES = 3
+SHARE, SHARES = 16, 8  # a batch of a later rung is an eighth of what is left there, but at least 16
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ class ScoringWork(abc.ABC):
     def _batch(self, stored: StoredBatch, architectures: Sequence[Architecture]) -> Batch:
         rows = (self.table.by_number[i] for i in stored.members)
         sizes = tuple((row.params, row.flops) for row in rows) if self.scope.full_sizes else None
-        return Batch(stored.number, tuple(architectures), sizes)
+        return Batch(stored.number, tuple(architectures), sizes, self.k)
 
     def _rebuilt(self, number: int) -> Architecture:
         row = self.table.by_number[number]
@@ -214,7 +215,8 @@ class RaceWork(ScoringWork):
     def _more(self, n: int, number: int) -> tuple[StoredBatch, Sequence[Architecture]] | None:
         if not self._pending:
             return None
-        members = tuple(self._pending.popleft() for _ in range(min(n, len(self._pending))))
+        n = min(n, max(SHARE, math.ceil(self._n_wanted / SHARES)), len(self._pending))  # for every worker a few
+        members = tuple(self._pending.popleft() for _ in range(n))
         batch = StoredBatch(number, self.k, members)
         with self.store.saving():
             self.store.add_batch(batch)
