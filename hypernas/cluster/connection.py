@@ -49,11 +49,13 @@ class Connection:
     Attributes:
         n_workers: trials at a time.
         owned: made by this process, and ended by it.
+        client: over Ray's client: this machine is not in the cluster.
     """
 
     n_workers: int
     gpus_per_worker: float
     owned: bool
+    client: bool = False
 
     @property
     def resources(self) -> dict[str, float]:
@@ -80,12 +82,13 @@ def connect(
 
     Args:
         address: None for a Ray of this process alone; ``auto`` for the cluster that runs on this machine; ``host:port``
-            of the head node, from any node.
+            of the head node, from any node; ``ray://host:port`` of its client server, from anywhere.
         n_workers: trials at a time; None for as many as fit.
         say: hears of fewer workers than were asked for.
 
     Raises:
-        UsageError: where the address is not one, nothing answers there, what answers is not Ray, or no worker fits.
+        UsageError: where the address is not one, nothing answers there, what answers is not Ray, no worker fits, or
+            (over Ray's client) the cluster has another hypernas.
     """
     if n_workers is not None and n_workers < 1:
         raise UsageError("There is at least one worker", value=n_workers, remedy="Use --workers 1 or more.")
@@ -102,8 +105,13 @@ def connect(
         owned = True
         _init(reached, address, n_workers, gpus_per_worker)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failed trial is ours to tell
-    connection = Connection(n_workers or 1, gpus_per_worker, owned)
+    client = _is_client()
+    connection = Connection(n_workers or 1, gpus_per_worker, owned, client)
     try:
+        if client:
+            from hypernas.cluster.relay import check_version
+
+            check_version()
         n_fitting = _capacity(connection.resources)
         if n_fitting < 1:
             raise UsageError(
@@ -116,7 +124,7 @@ def connect(
         raise
     if n_workers is not None and n_fitting < n_workers:
         say(f"--workers {n_workers} is more than the Ray cluster has room for: {n_fitting} workers.")
-    return Connection(min(n_workers or n_fitting, n_fitting), gpus_per_worker, owned)
+    return Connection(min(n_workers or n_fitting, n_fitting), gpus_per_worker, owned, client)
 
 
 def _init(reached: str | None, address: str | None, n_workers: int | None, gpus_per_worker: float) -> None:
@@ -150,6 +158,12 @@ def _init(reached: str | None, address: str | None, n_workers: int | None, gpus_
     ray._private.worker._worker_logs_enabled = False
 
 
+def _is_client() -> bool:
+    from ray.util.client import ray as client
+
+    return bool(client.is_connected())  # type: ignore[no-untyped-call]
+
+
 def _capacity(resources: dict[str, float]) -> int:
     """Workers that fit on the nodes that are there now."""
     import ray
@@ -168,15 +182,17 @@ def _check(address: str) -> str:
                 remedy="Start one with `ray start --head`, or leave --address out for a Ray of this search alone.",
             )
         return _check(found)
+    host, port = _split(address.removeprefix(CLIENT))
+    _check_port(host, port, address)
     if address.startswith(CLIENT):
-        # Ray's client runs Tune on the head node, where neither this search's proposals nor its folder are
-        raise UsageError(
-            "A search runs on a node of its Ray cluster, not over Ray's client",
-            value=address,
-            remedy="On a node, use --address auto; from elsewhere, hand it in with `ray job submit`.",
-        )
-    host, port = _split(address)
+        _check_client_server(host, port, address)
+    return address
+
+
+def _check_port(host: str, port: int, address: str) -> None:
     remedy = "Check the address; on the head node `ray start --head` prints it. A firewall may be in between."
+    if address.startswith(CLIENT):
+        remedy = "Check the address and `ray start --head --ray-client-server-port`. A firewall may be in between."
     try:
         with socket.create_connection((host, port), timeout=PROBE_S) as probe:
             probe.settimeout(PROBE_S)
@@ -195,16 +211,41 @@ def _check(address: str) -> str:
         ) from None
     if answer[3:4] != b"\x04":
         raise UsageError(f"Ray answers at {host}:{port}; what answers there is not Ray", value=address, remedy=remedy)
-    return address
+
+
+def _check_client_server(host: str, port: int, address: str) -> None:
+    """The question that Ray's client begins with; Ray itself repeats it for a minute."""
+    try:
+        import grpc
+    except ImportError:
+        raise UsageError(
+            "ray:// needs the package grpcio", value=address, remedy="Install it: pip install 'ray[client]'."
+        ) from None
+    from ray.core.generated import ray_client_pb2, ray_client_pb2_grpc
+
+    messages: Any = ray_client_pb2
+    stub: Any = ray_client_pb2_grpc.RayletDriverStub
+    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        with grpc.insecure_channel(where, options=[("grpc.enable_http_proxy", 0)]) as channel:
+            ping = messages.ClusterInfoRequest(type=messages.ClusterInfoType.PING)
+            stub(channel).ClusterInfo(ping, timeout=PROBE_S, metadata=[("client_id", "probe")])
+    except grpc.RpcError as error:
+        raise UsageError(
+            f"A Ray client server answers at {where}; what answers there is another server ({error.code().name})",
+            value=address,
+            remedy="Its port is 10001 unless `ray start --head --ray-client-server-port` says otherwise; the port "
+            "6379 is for nodes of the cluster, without ray://.",
+        ) from None
 
 
 def _split(address: str) -> tuple[str, int]:
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise UsageError(
-            "The address of a Ray cluster is auto or host:port",
+            "The address of a Ray cluster is auto or host:port, or ray://host:port from outside of it",
             value=address,
-            remedy="For example --address auto or --address 10.0.0.5:6379.",
+            remedy="For example --address auto, --address 10.0.0.5:6379 or --address ray://10.0.0.5:10001.",
         )
     return host.strip("[]"), int(port)
 

@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from hypernas.cluster.connection import connect
 from hypernas.cluster.messages import ScorePayload
 from hypernas.cluster.plans import ScoringPlan, TrainingPlan
 from hypernas.cluster.trainables import score_batch, train_network
-from hypernas.cluster.tuning import run
+from hypernas.cluster.tuning import Plan, Trials, run
 from hypernas.cluster.workers import absolute
 from hypernas.engine.running import TrainingHandler, TrainingJob, Trainings, Work
 from hypernas.errors import UsageError, close_matches
@@ -35,13 +36,16 @@ class RayEngine:
 
     Args:
         folder: for Tune's own files; removed with ``close``.
-        address: None for a Ray of this process alone; ``auto`` or ``host:port`` of a cluster with this machine in it.
+        address: None for a Ray of this process alone; ``auto`` or ``host:port`` of a cluster with this machine in it;
+            ``ray://host:port`` of one that it is not in.
         n_workers: trials at a time; None for as many as fit.
         gpus_per_worker: 0 for workers on CPUs; a fraction shares a GPU.
         n_candidates: how many will be scored, about: batches are a quarter of a worker's share, 16 to 256.
+        trains: whether networks will be trained, so that it is told at once where they cannot be.
 
     Raises:
-        UsageError: where there is no Ray at the address, or no worker fits.
+        UsageError: where there is no Ray at the address, or no worker fits; over Ray's client also where ``trains`` and
+            the cluster does not see the folder.
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class RayEngine:
         gpus_per_worker: float = 0.0,
         n_candidates: int = 1000,
         batch: int | None = None,
+        trains: bool = False,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.folder, self.stop = folder, stop
@@ -63,6 +68,13 @@ class RayEngine:
         self.batch = batch or max(SMALLEST_BATCH, min(LARGEST_BATCH, share))
         self._kept: dict[int, tuple[object, Any]] = {}
         self._runs = count(1)
+        self._shared = False
+        try:
+            if trains:
+                self._check_shared()
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def n_workers(self) -> int:
@@ -75,16 +87,12 @@ class RayEngine:
             KeyboardInterrupt: after a stop request; batches that were not done are lost.
             DeviceError: where no worker starts.
         """
-        from ray import tune
-
         space = rankers[0].measurer.space
         with _by_value(space):
-            trainable = tune.with_parameters(
-                score_batch(self.device),
-                payload=self._put(rankers[-1], lambda: ScorePayload(space, tuple(one.portable() for one in rankers))),
-            )
+            payload = self._put(rankers[-1], lambda: ScorePayload(space, tuple(one.portable() for one in rankers)))
+            trials = Trials(score_batch, self.device, {"payload": payload}, self._resources, self.n_workers)
             plan = ScoringPlan(work, self.n_workers, self.batch, self.connection.capacity)
-            run(*(trainable, self._resources, plan, self.stop, self._run_folder("score")), max_pending=self.n_workers)
+            self._run(trials, plan, "score")
 
     def train(self, jobs: Sequence[TrainingJob], trainings: Trainings, handler: TrainingHandler) -> None:
         """Each to its end; one whose worker dies or raises goes on from its checkpoint, twice at most."""
@@ -110,9 +118,6 @@ class RayEngine:
             raise UsageError(
                 "A scheduler is asha or hyperband", value=scheduler, remedy=close_matches(scheduler, SCHEDULERS)
             )
-        from ray.tune.schedulers import ASHAScheduler, HyperBandScheduler
-
-        how: dict[str, Any] = {"time_attr": "epoch", "metric": "val_accuracy", "mode": "max", "max_t": max_epochs}
         waits = scheduler == "hyperband"  # its paused trainings have no worker, and all of them are needed
         plan = TrainingPlan(
             [absolute(job) for job in jobs],
@@ -120,31 +125,41 @@ class RayEngine:
             n_workers=None if waits else self.n_workers,
             max_epochs=max_epochs,
         )
-        chosen = HyperBandScheduler(**how) if waits else ASHAScheduler(**how, grace_period=1)
+        chosen = partial(_scheduler, scheduler, max_epochs)
         self._train(trainings, plan, max_pending=len(jobs) if waits else self.n_workers, scheduler=chosen)
 
-    def _train(self, trainings: Trainings, plan: TrainingPlan, *, max_pending: int, scheduler: Any = None) -> None:
-        from ray import tune
-
+    def _train(
+        self, trainings: Trainings, plan: TrainingPlan, *, max_pending: int, scheduler: Callable[[], Any] | None = None
+    ) -> None:
         if plan.finished:
             return
+        self._check_shared()
         with _by_value(trainings.space):
-            trainable = tune.with_parameters(
-                train_network(self.device), trainings=self._put(trainings, lambda: trainings)
-            )
-            run(
-                *(trainable, self._resources, plan, self.stop, self._run_folder("train")),
-                max_pending=max_pending,
-                max_failures=RETRIES,
-                scheduler=scheduler,
-            )
+            parameters = {"trainings": self._put(trainings, lambda: trainings)}
+            resources = self._resources
+            trials = Trials(train_network, self.device, parameters, resources, max_pending, RETRIES, scheduler)
+            self._run(trials, plan, "train")
+
+    def _check_shared(self) -> None:
+        """Over Ray's client the search's folder is one of this machine, which no node may see; a node has its own."""
+        if self.connection.client and not self._shared:
+            from hypernas.cluster.relay import check_shared
+
+            check_shared(self.folder)
+            self._shared = True
+
+    def _run(self, trials: Trials, plan: Plan, what: str) -> None:
+        folder = self.folder / f"{what}-{next(self._runs)}"
+        if self.connection.client:
+            from hypernas.cluster.relay import run_there
+
+            run_there(trials, plan, self.stop, folder.absolute() if what == "train" else None)
+        else:
+            run(trials, plan, self.stop, folder)
 
     @property
     def _resources(self) -> dict[str, float]:
         return self.connection.resources
-
-    def _run_folder(self, what: str) -> Path:
-        return self.folder / f"{what}-{next(self._runs)}"
 
     def _put(self, key: object, make: Callable[[], object]) -> Any:
         """A reference into the object store; the same object is put there once."""
@@ -159,6 +174,13 @@ class RayEngine:
         self._kept.clear()
         self.connection.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _scheduler(name: str, max_epochs: int) -> Any:
+    from ray.tune.schedulers import ASHAScheduler, HyperBandScheduler
+
+    how: dict[str, Any] = {"time_attr": "epoch", "metric": "val_accuracy", "mode": "max", "max_t": max_epochs}
+    return HyperBandScheduler(**how) if name == "hyperband" else ASHAScheduler(**how, grace_period=1)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -13,7 +14,7 @@ from hypernas.cluster.connection import keep_signals
 from hypernas.cluster.messages import Message
 from hypernas.interrupts import StopRequest
 
-__all__ = ["Plan", "run"]
+__all__ = ["Plan", "Trials", "run"]
 
 R = TypeVar("R")
 PENDING = "TUNE_MAX_PENDING_TRIALS_PG"
@@ -57,25 +58,33 @@ def _carry(call: Callable[..., R], *arguments: object) -> R:
         raise _Raised(error) from error
 
 
-def run(
-    trainable: Any,
-    resources: dict[str, float],
-    plan: Plan,
-    stop: StopRequest,
-    folder: Path,
-    *,
-    max_pending: int,
-    max_failures: int = 0,
-    scheduler: Any = None,
-) -> None:
+@dataclass(frozen=True)
+class Trials:
+    """What Tune runs: functions of modules and plain values, for it may run on another machine.
+
+    Attributes:
+        make: device -> the trainable.
+        parameters: of the trainable; references into the object store.
+        resources: of one trial.
+        max_pending: trials that may wait for a worker at a time.
+        max_failures: how often a trial is started again.
+        scheduler: makes the scheduler of Tune; None for one that runs every trial to its end.
+    """
+
+    make: Callable[[str], Any]
+    device: str
+    parameters: Mapping[str, Any]
+    resources: dict[str, float]
+    max_pending: int
+    max_failures: int = 0
+    scheduler: Callable[[], Any] | None = None
+
+
+def run(trials: Trials, plan: Plan, stop: StopRequest, folder: Path) -> None:
     """Until the plan is finished and all trials have ended.
 
     Args:
-        trainable: with its parameters.
-        resources: of one trial.
         folder: for Tune's own files; removed afterwards.
-        max_pending: trials that may wait for a worker at a time.
-        max_failures: how often a trial is started again.
 
     Raises:
         KeyboardInterrupt: after a stop request, at once; workers are left to the end of the connection.
@@ -83,11 +92,12 @@ def run(
     """
     from ray import tune
 
+    trainable = tune.with_parameters(trials.make(trials.device), **trials.parameters)
     tuner = tune.Tuner(
-        tune.with_resources(trainable, resources),
+        tune.with_resources(trainable, trials.resources),
         tune_config=tune.TuneConfig(
             search_alg=_searcher(plan, stop),
-            scheduler=scheduler,
+            scheduler=None if trials.scheduler is None else trials.scheduler(),
             num_samples=-1,
             reuse_actors=True,
             trial_name_creator=lambda trial: trial.trial_id,
@@ -99,12 +109,12 @@ def run(
             verbose=0,
             callbacks=[_callback(plan)],
             stop=_stopper(plan, stop),
-            failure_config=tune.FailureConfig(max_failures=max_failures),
+            failure_config=tune.FailureConfig(max_failures=trials.max_failures),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
     )
     try:
-        with keep_signals(), _environment(PENDING, str(max_pending)):
+        with keep_signals(), _environment(PENDING, str(trials.max_pending)):
             tuner.fit()
     except _Raised as raised:
         raise raised.error from None
