@@ -27,7 +27,7 @@ from hypernas.engine.ranking_table import RankingTable
 from hypernas.engine.records import SearchResult
 from hypernas.engine.results import RANKING, save_result
 from hypernas.engine.running import LOCAL_BATCH, Work
-from hypernas.engine.scoring_stage import ScoringStage
+from hypernas.engine.scoring_stage import ScoringStage, make_proposer
 from hypernas.engine.setting import Setting, prepare
 from hypernas.engine.store import Store
 from hypernas.engine.watching import SilentWatcher
@@ -76,13 +76,14 @@ def search(options: SearchOptions, folder: Path) -> dict[str, float]:
     with closing(Store.create(folder, {"options": options.to_json()})) as store:
         table = RankingTable(setting.objectives)
         rung = Rung(cast(Ranker, None), 0.0, 512, 769)
-        ScoringStage(
-            *(setting, table, store, MadeUpEngine(), SilentWatcher(), StopRequest(), None),
-            lambda stage, seconds: None,
-        ).run([rung])
+        proposer = make_proposer(setting, table, store, lambda text: None, StopRequest())
+        stage = ScoringStage(
+            *(setting, table, store, MadeUpEngine(), proposer, SilentWatcher(), None), lambda seconds: None
+        )
+        stage.run([rung])
     scored = time.perf_counter()
     result = result_of(setting, table)
-    save_result(folder, result, options.to_json(), 5)
+    save_result(folder, result, options.to_json())
     saved = time.perf_counter()
     run.finish(result, {}, "FINISHED", ranking=folder / RANKING)
     logged = time.perf_counter()

@@ -242,11 +242,6 @@ def test_a_port_of_something_else(answer: bytes, monkeypatch: pytest.MonkeyPatch
         thread.join()
 
 
-def test_the_client_is_refused() -> None:
-    with pytest.raises(UsageError, match="on a node of its Ray cluster"):
-        connect("ray://127.0.0.1:10001", 1, 0.0)
-
-
 @pytest.mark.parametrize(("n_workers", "gpus"), [(0, 0.0), (-1, 0.0), (1, -1.0), (1, float("nan"))])
 def test_workers_that_cannot_be(n_workers: int, gpus: float) -> None:
     with pytest.raises(UsageError):
@@ -525,16 +520,13 @@ def test_a_killed_training_goes_on_from_its_checkpoint(trainings: Trainings, tmp
 def test_trainings_that_fail_and_trainings_that_end(trainings: Trainings, tmp_path: Path) -> None:
     jobs = make_jobs(trainings, 3, 3, tmp_path / "networks")
     jobs[1] = replace(jobs[1], digest="0" * 64)  # the space has changed
-    jobs[2] = replace(jobs[2], stop_after=2)
     heard = Heard()
     with local_engine(tmp_path, 2) as engine:
         engine.train(jobs, trainings, heard)
-    assert set(heard.reports) == {jobs[0].digest}
+    assert set(heard.reports) == {jobs[0].digest, jobs[2].digest}
     assert set(heard.failures) == {jobs[1].digest}
     assert "Decisions rebuild the architecture" in heard.failures[jobs[1].digest]
-    assert set(heard.pauses) == {jobs[2].digest}
-    assert len(heard.pauses[jobs[2].digest]) == 2
-    assert (jobs[2].folder / "checkpoint.safetensors").exists()
+    assert heard.pauses == {}
 
 
 @pytest.mark.slow

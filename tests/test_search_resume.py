@@ -139,6 +139,28 @@ def test_other_options_are_refused_by_name_and_the_same_are_not(
     assert cli(*resume, "--candidates", 6, "--space", tiny_space, "--json").code == 0
 
 
+def test_a_search_of_a_cluster_goes_on_without_it(cli: InProcess, done: Outcome, runs_folder: Path) -> None:
+    """The cluster is gone; where a search runs may be another place."""
+    folder = runs_folder / "searches" / done.last["search_id"]
+    with sqlite3.connect(state_path(folder)) as db:
+        options = json.loads(db.execute("SELECT value FROM about WHERE name = 'options'").fetchone()[0])
+        gone = json.dumps({**options, "engine": "ray", "address": "10.0.0.1:6379", "gpus_per_worker": 1.0})
+        db.execute("UPDATE about SET value = ? WHERE name = 'options'", (gone,))
+        db.execute("UPDATE about SET value = '\"interrupted\"' WHERE name = 'state'")
+    db.close()
+    again = cli("search", "--resume", folder.name, "--out", runs_folder, "--engine", "local", "--json")
+    assert again.code == 0, again.err
+    assert [row["digest"] for row in again.last["candidates"]] == [row["digest"] for row in done.last["candidates"]]
+
+
+def test_one_limit_in_other_words_is_the_same(cli: InProcess, command: list[object], runs_folder: Path) -> None:
+    begun = cli(*command, "--epochs", 0, "--max-params", "1.5M")
+    assert begun.code == 0, begun.err
+    resume = ["search", "--resume", begun.last["search_id"], "--out", runs_folder]
+    assert cli(*resume, "--max-params", "1500000").code == 0
+    refused(cli(*resume, "--max-params", "2M"), "its max params was 1500000", "got 2000000")
+
+
 def test_another_version_is_refused_by_name(cli: InProcess, done: Outcome, runs_folder: Path) -> None:
     folder = runs_folder / "searches" / done.last["search_id"]
     with sqlite3.connect(state_path(folder)) as db:
@@ -245,7 +267,12 @@ def test_what_breaks_the_limit_when_measured_again_is_not_reported(
         (["--shortlist", "3"], ["belong to --halving"]),
         (["--halving", "--epochs", "0"], ["--halving trains networks"]),
         (["--halving", "--shortlist", "2", "--top", "3"], ["--shortlist is at least --top"]),
-        (["--scheduler", "pbt"], ["--scheduler is one of those known"]),
+        (["--halving", "--scheduler", "pbt"], ["--scheduler is one of those known"]),
+        (["--scheduler", "hyperband"], ["--scheduler belongs to --halving"]),
+        (["--latency-device", "cpu"], ["--latency-device belongs to"]),
+        (["--engine", "ray", "--device", "cuda"], ["Workers of Ray use a GPU where they are given one"]),
+        (["--engine", "ray", "--address", "127.0.0.1:1"], ["127.0.0.1:1"]),
+        (["--engine", "ray", "--address", "nowhere"], ["nowhere"]),
         (["--start-from", "best"], ["An earlier search is named by its id"]),
         (["--start-from", "260101-0000-000000"], ["260101-0000-000000"]),
     ],

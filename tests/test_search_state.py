@@ -25,7 +25,7 @@ from hypernas.engine.ranking_table import RankingTable
 from hypernas.engine.records import EpochMetrics, TrainingReport
 from hypernas.engine.running import Work
 from hypernas.engine.samplers import SAMPLERS
-from hypernas.engine.scoring_stage import ScoringStage, load_table
+from hypernas.engine.scoring_stage import ScoringStage, load_table, make_proposer
 from hypernas.engine.search_lock import SearchLock, is_running
 from hypernas.engine.searches import find_search, list_searches
 from hypernas.engine.setting import Setting, prepare
@@ -296,6 +296,11 @@ def setting(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Setting]:
 RUNGS = [Rung(cast(Ranker, None), error, n, n) for error, n in ((0.2, 64), (0.0, 512))]
 
 
+def made(setting: Setting, table: RankingTable, store: Store, engine: MadeUp) -> ScoringStage:
+    proposer = make_proposer(setting, table, store, lambda text: None, StopRequest())
+    return ScoringStage(*(setting, table, store, engine, proposer, SilentWatcher(), None), lambda seconds: None)
+
+
 def scored(setting: Setting, folder: Path, kill_at: int | None = None) -> list[tuple[str, float | None, int]] | None:
     """The ranking, of a new or of a resumed search; None where it was killed."""
     new = not state_path(folder).exists()
@@ -303,10 +308,7 @@ def scored(setting: Setting, folder: Path, kill_at: int | None = None) -> list[t
         table = RankingTable(setting.objectives)
         load_table(store, table)
         with killed_at(store, kill_at or -1):
-            stage = ScoringStage(
-                *(setting, table, store, MadeUp(), SilentWatcher(), StopRequest(), None),
-                lambda stage, seconds: None,
-            )
+            stage = made(setting, table, store, MadeUp())
             try:
                 stage.run(RUNGS)
             except Killed:
@@ -340,6 +342,33 @@ def test_scoring_that_is_killed_at_any_transaction_goes_on_exactly(
             assert max(p.costs.params for p in store.proposals() if p.infeasible is None) <= 800
 
 
+class Ahead(MadeUp):
+    """Asks for the next batch while others are out, as Tune does, and hears of them in another order."""
+
+    def score(self, rankers: Sequence[Ranker], work: Work) -> None:
+        out: list[Any] = []
+        while not work.finished:
+            batch = work.next(8)
+            if batch is not None:
+                out.append(batch)
+            if len(out) > 2 or batch is None:
+                done = out.pop(0 if batch is None else 1)
+                work.done(done, [self._one(a.digest, dict(a.decisions or {})) for a in done.architectures], "there")
+
+
+@pytest.mark.parametrize("sampler", ["random", "evolution", "nsga2"])
+def test_batches_may_be_asked_for_ahead(sampler: str, setting: Callable[..., Setting], tmp_path: Path) -> None:
+    chosen = setting(sampler, max_params="800")
+    with closing(Store.create(tmp_path, {})) as store:
+        table = RankingTable(chosen.objectives)
+        made(chosen, table, store, Ahead()).run(RUNGS)
+        rows = table.ranked()
+        assert len(rows) == len({row.digest for row in rows}) == 40
+        assert all(row.n_images is not None and row.params <= 800 for row in rows)
+        infeasible = [p for p in store.proposals() if p.infeasible is not None]
+        assert infeasible and all(batch.done for batch in store.batches())
+
+
 def test_a_batch_that_fails_three_times_is_marked_and_the_rest_goes_on(
     setting: Callable[..., Setting], tmp_path: Path
 ) -> None:
@@ -356,10 +385,7 @@ def test_a_batch_that_fails_three_times_is_marked_and_the_rest_goes_on(
     chosen = setting("evolution")
     with closing(Store.create(tmp_path, {})) as store:
         table = RankingTable(chosen.objectives)
-        stage = ScoringStage(
-            *(chosen, table, store, Failing(), SilentWatcher(), StopRequest(), None), lambda stage, seconds: None
-        )
-        stage.run(RUNGS[:1])
+        made(chosen, table, store, Failing()).run(RUNGS[:1])
         rows = table.ranked()
         assert len(rows) == 40
         marked = [row for row in rows if row.error is not None and "failed" in row.error]

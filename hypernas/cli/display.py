@@ -159,6 +159,12 @@ class SearchDisplay(PretrainDisplay):
             )
 
 
+def _score(row: Candidate) -> str:
+    if row.score is None:
+        return "failed"
+    return "refused" if row.error else f"{row.score:.3f} ± {row.score_se:.3f}"
+
+
 def result_table(result: SearchResult, top: int, out: Path) -> None:
     """The final table and how to look further, on stdout."""
     console = Console(highlight=False)
@@ -188,7 +194,7 @@ def result_table(result: SearchResult, top: int, out: Path) -> None:
             str(row.rank),
             *([str(row.front or "")] if along else []),
             row.digest[:8],
-            "failed" if row.score is None else f"{row.score:.3f} ± {row.score_se:.3f}",
+            _score(row),
             "" if row.emitted_accuracy is None else f"{row.emitted_accuracy:.1f}",
             *([f"{row.halving[-1]:.1f} ({len(row.halving)})" if row.halving else ""] if halved else []),
             f"{report.val_accuracy:.2f}" if report else "",
@@ -222,5 +228,8 @@ def result_table(result: SearchResult, top: int, out: Path) -> None:
     failed = sum(row.score is None for row in result.candidates)
     if failed:
         console.print(f"{failed} candidates could not be scored; they rank last, the reason is in the table artifact.")
+    refused = sum(row.score is not None and row.error is not None for row in result.candidates)
+    if refused:
+        console.print(f"{refused} candidates broke a limit when they were measured again; they rank last.")
     console.print(f"Search {result.search_id}: {out / 'searches' / result.search_id}", soft_wrap=True)
     console.print(f"Look further: hypernas ui{'' if out == Path('mlruns') else f' --out {out}'}", soft_wrap=True)

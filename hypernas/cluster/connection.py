@@ -16,7 +16,7 @@ from typing import Any
 
 from hypernas.errors import UsageError
 
-__all__ = ["Connection", "connect", "keep_signals"]
+__all__ = ["Connection", "connect", "is_client", "keep_signals"]
 
 OBJECT_STORE_BYTES = 512 << 20  # the GHN, the val images and a data set such as CIFAR-10; what is larger goes to disk
 PROBE_S = 5.0  # for each of: the connection, the first answer
@@ -28,6 +28,7 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "disabled",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # what Ray will do one day; until then it warns that it does not
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # or a call after the cluster was lost would start a Ray here
     "RAY_AIR_NEW_OUTPUT": "0",  # it prints tables on stdout, at any verbosity
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is a request to our own handler
@@ -63,8 +64,13 @@ class Connection:
         return {"CPU": 1.0} | ({"GPU": self.gpus_per_worker} if self.gpus_per_worker else {})
 
     def capacity(self) -> int:
-        """Workers that fit on the nodes that are there now."""
-        return _capacity(self.resources)
+        """Workers that fit on the nodes that are there now; ``n_workers`` where Ray does not answer."""
+        import ray
+
+        try:
+            return _capacity(self.resources)
+        except (ray.exceptions.RayError, ConnectionError):  # whoever waits for a worker hears of it
+            return self.n_workers
 
     def close(self) -> None:
         """All workers of this process end; a cluster that was there before stays."""
@@ -105,7 +111,8 @@ def connect(
         owned = True
         _init(reached, address, n_workers, gpus_per_worker)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failed trial is ours to tell
-    client = _is_client()
+    logging.getLogger("ray.util.client.logsclient").addHandler(logging.NullHandler())  # so is a lost connection
+    client = is_client()
     connection = Connection(n_workers or 1, gpus_per_worker, owned, client)
     try:
         if client:
@@ -143,14 +150,15 @@ def _init(reached: str | None, address: str | None, n_workers: int | None, gpus_
                     **quiet,
                 )
             else:
-                ray.init(address=reached, **quiet)
+                _reach(reached, quiet)
     except Exception as error:  # Ray raises just that, among others
         with keep_signals():
             ray.shutdown()  # whatever was started
         where = "on this machine" if address is None else f"at {address}"
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        lines = (str(error).strip() or type(error).__name__).splitlines()
+        what = lines[-1] if any(line.startswith("Traceback ") for line in lines) else lines[0]
         raise UsageError(
-            f"Ray starts or answers {where}; it did not: {first}",
+            f"Ray starts or answers {where}; it did not: {what[:500]}",
             value=reached or "a local Ray",
             remedy="Every machine has to have the same versions of Python and Ray.",
         ) from error
@@ -158,7 +166,18 @@ def _init(reached: str | None, address: str | None, n_workers: int | None, gpus_
     ray._private.worker._worker_logs_enabled = False
 
 
-def _is_client() -> bool:
+def _reach(address: str, quiet: dict[str, Any]) -> None:
+    import ray
+
+    try:
+        ray.init(address=address, **quiet)
+    except ConnectionAbortedError:  # the process that a client server forks for each client may die as it starts
+        ray.shutdown()
+        ray.init(address=address, **quiet)
+
+
+def is_client() -> bool:
+    """This process is connected over Ray's client."""
     from ray.util.client import ray as client
 
     return bool(client.is_connected())  # type: ignore[no-untyped-call]

@@ -163,7 +163,7 @@ class TrainingPlan:
         if failure:
             self._forget(trial)
             self.handler.failed(job, failure)
-        elif report is not None and self.max_epochs is None and job.stop_after is None:
+        elif report is not None and self.max_epochs is None:
             self._forget(trial)
             self.handler.trained(job, TrainingReport.from_json(report))
         return bool(result["done"])

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from hypernas.cluster.connection import ENVIRONMENT
+from hypernas.cluster.connection import ENVIRONMENT, is_client
 from hypernas.cluster.messages import Message, ScoreMessage
 from hypernas.cluster.tuning import Plan, Trials, run
 from hypernas.errors import DeviceError, UsageError
@@ -160,7 +160,7 @@ def _folder(folder: Path | None) -> Iterator[Path]:
     if folder is not None:
         yield folder
         return
-    made = Path(tempfile.mkdtemp(prefix="hypernas-"))
+    made = Path(tempfile.mkdtemp(prefix="hypernas-tune-"))
     try:
         yield made / "tune"
     finally:
@@ -193,12 +193,14 @@ def run_there(trials: Trials, plan: Plan, stop: StopRequest, folder: Path | None
             answer = None if question is None else serve(plan, question)
     except BaseException:
         with contextlib.suppress(Exception):
-            runner.end.remote()
-            ray.wait([ended], timeout=END_S)
+            if is_client():  # still
+                runner.end.remote()
+                ray.wait([ended], timeout=END_S)
         raise
     finally:
         with contextlib.suppress(Exception):
-            ray.kill(runner)  # its trials' processes end with it
+            if is_client():
+                ray.kill(runner)  # its trials' processes end with it
 
 
 @contextlib.contextmanager
@@ -209,9 +211,12 @@ def _cluster_errors() -> Iterator[None]:
         yield
     except (ray.exceptions.RayError, ConnectionError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        what = lines[-1] if isinstance(error, ray.exceptions.RayTaskError) else lines[0]
+        if isinstance(error, ConnectionError):
+            what = f"the connection was lost ({lines[0]})"
+        else:
+            what = lines[-1] if isinstance(error, ray.exceptions.RayTaskError) else lines[0]
         raise DeviceError(
-            f"The Ray cluster is there until the search ends; it was lost, or ended the search's run: {what[:500]}",
+            f"The Ray cluster runs Tune until the search ends; it did not: {what[:500]}",
             remedy="Go on with --resume once the cluster is there.",
         ) from error
 

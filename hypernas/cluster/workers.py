@@ -155,8 +155,8 @@ class Trainer:
     @property
     def last_epoch(self) -> int:
         """After which this stage leaves the training."""
-        ends = (self.job.settings.epochs, self.job.stop_after, self.message.last_epoch)
-        return min(end for end in ends if end is not None)
+        last, end = self.message.last_epoch, self.job.settings.epochs
+        return end if last is None else min(end, last)
 
     def step(self) -> dict[str, Any]:
         """One epoch: trained, or told again from the checkpoint. ``done`` with the last one."""

@@ -10,19 +10,19 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from hypernas.engine.calibrating import Calibrator, round_sizes
-from hypernas.engine.options import WHERE, SearchOptions, check_writable
+from hypernas.engine.options import EVERY, WHERE, SearchOptions, check_writable
 from hypernas.engine.ranking_table import RankingTable
 from hypernas.engine.records import Candidate, SearchResult
-from hypernas.engine.results import RANKING, load_result, save_result
+from hypernas.engine.results import RANKING, load_result, save_result, save_summary
 from hypernas.engine.running import Engine, LocalEngine
-from hypernas.engine.scoring_stage import ScoringStage, is_race, load_table
+from hypernas.engine.scoring_stage import ScoringStage, is_race, load_table, make_proposer
 from hypernas.engine.search_lock import SearchLock
 from hypernas.engine.searches import check_same, find_search, search_folder
 from hypernas.engine.setting import Setting, prepare
@@ -70,7 +70,7 @@ def run_search(options: SearchOptions, watcher: Watcher | None = None) -> Search
         check_writable(options.out)
         folder = search_folder(options.out, f"{time.strftime('%y%m%d-%H%M')}-{os.urandom(3).hex()}")
         check_writable(folder)
-        about = {"version": __version__, "options": options.to_json(), "state": "running", **setting.facts()}
+        about = {"version": __version__, "options": options.anchored().to_json(), "state": "running", **setting.facts()}
         try:
             with SearchLock(folder).held(heard.message), closing(Store.create(folder, about)) as store:
                 return _Search(setting, folder, store, heard, stop).run()
@@ -115,7 +115,9 @@ def resume_search(
 
 def _same_options(stored: Mapping[str, Any], given: Mapping[str, Any]) -> SearchOptions:
     """The options of a search that is resumed: those stored, but for where it runs."""
-    now = SearchOptions.from_json({**stored, **given}).to_json()
+    if given.get("engine", stored["engine"]) == "local":  # whose cluster may be gone
+        stored = {**stored, "address": None, "gpus_per_worker": 0.0}
+    now = SearchOptions.from_json({**stored, **given}).anchored().to_json()
     what = {key: now[key] for key in given if key not in WHERE}
     check_same(stored, what, "Leave the option out, or begin a new search.")
     where = {key: now[key] for key in given if key in WHERE and key != "command"}
@@ -153,23 +155,27 @@ class _Search:
         self.run_id: str | None = self.about.get("run_id")
         self.ghn_name: str = self.about.get("ghn", "")
         self.engine: Engine | None = None
+        self._opening: Future[str] | None = None
 
     def run(self) -> SearchResult:
         with ThreadPoolExecutor(1) as background:
             try:
                 self._announce()
+                # what a user may have got wrong comes before what takes minutes
+                proposer = make_proposer(self.setting, self.table, self.store, self.watcher.message, self.stop)
+                self.engine = self._make_engine()
                 ghn, info, path = self._obtain_ghn()
                 # MLflow takes seconds to import and to create a store: meanwhile the scoring goes on
-                opening = background.submit(self._open_run, info, path)
-                self.engine = self._make_engine()
+                self._opening = background.submit(self._open_run, info, path)
                 rungs = self._rungs(ghn)
                 scoring = ScoringStage(
-                    *(self.setting, self.table, self.store, self.engine, self.watcher, self.stop),
-                    *(self.calibrator, self._clock),
+                    *(self.setting, self.table, self.store, self.engine, proposer, self.watcher),
+                    *(self.calibrator, self._note_scoring),
                 )
                 self.race_note = scoring.run(rungs)
-                self.run_id = opening.result()
+                self.run_id = self._opening.result()
                 self._remember(run_id=self.run_id)
+                self.table.ranked()
                 training = TrainingStage(
                     *(self.setting, ghn, self.table, self.store, self.folder, self.tracker, self.watcher, self._clock),
                     again=self.resumed,
@@ -247,7 +253,7 @@ class _Search:
             "hypernas.objectives": o.objectives,
             "hypernas.engine": o.engine,
         }
-        if self.resumed and self.tracker.resume_search(self.folder.name):
+        if self.resumed and self.tracker.resume_search(self.folder.name, parameters):
             return str(self.tracker.run_id)
         return self.tracker.start(self.folder.name, parameters, tags)
 
@@ -257,7 +263,7 @@ class _Search:
             return LocalEngine(self.setting.device, self.stop, n_workers=o.workers, say=self.watcher.message)
         return self._ray_engine(o.address)
 
-    def _ray_engine(self, address: str | None) -> RayEngine:
+    def _ray_engine(self, address: str | None, gpus: float = 0.0) -> RayEngine:
         from hypernas.cluster import RayEngine
 
         return RayEngine(
@@ -265,17 +271,22 @@ class _Search:
             self.stop,
             address=address,
             n_workers=self.options.workers,
-            gpus_per_worker=self.options.gpus_per_worker,
-            n_candidates=self.options.n_candidates,
+            gpus_per_worker=gpus or self.options.gpus_per_worker,
+            n_candidates=1_000 if self.options.n_candidates >= EVERY else self.options.n_candidates,
             say=self.watcher.message,
         )
 
-    def _halving_engine(self) -> Halver:
-        """Successive halving is Tune's: without the Ray engine, a local Ray is started for it."""
-        if isinstance(self.engine, LocalEngine):
-            self.engine = self._ray_engine(None)
-        assert self.engine is not None
-        return cast("Halver", self.engine)
+    @contextmanager
+    def _halving_engine(self) -> Iterator[Halver]:
+        """Successive halving is Tune's: without the Ray engine, a Ray of its own is started for it."""
+        if not isinstance(self.engine, LocalEngine):
+            yield cast("Halver", self.engine)
+            return
+        ray = self._ray_engine(None, 1.0 if self.setting.device.type == "cuda" else 0.0)
+        try:
+            yield ray
+        finally:
+            ray.close()
 
     def _rungs(self, ghn: GHN) -> tuple[Rung, ...]:
         start, s = time.monotonic(), self.setting
@@ -300,7 +311,8 @@ class _Search:
         for k, size in enumerate(round_sizes(self.options.calibrate)):
             ranked = self.table.ranked()
             if k == len(rounds):
-                rounds.append([row.digest for row in calibrator.pick(ranked, done, size)])
+                fit = [row for row in ranked if row.training_error is None and row.error is None]
+                rounds.append([row.digest for row in calibrator.pick(fit, done, size)])
                 self._remember(calibration=rounds)
             rows = {row.digest: row for row in ranked}
             chosen = [rows[digest] for digest in rounds[k]]
@@ -322,11 +334,12 @@ class _Search:
         o, ranked = self.options, self.table.ranked()
         if not self.setting.epochs or not o.top:
             return
-        if o.top > len(ranked):
-            self.watcher.message(f"--top {o.top} is more than the {len(ranked)} candidates: all are trained.")
+        fit = [row for row in ranked if row.score is not None and row.error is None]
+        if o.top > len(fit):
+            self.watcher.message(f"--top {o.top} is more than the {len(fit)} candidates: all are trained.")
         chosen = choose(ranked, o.n_shortlist if o.halving else o.top)
         if o.halving and len(chosen) > o.top:
-            chosen = stage.halve(chosen, self._halving_engine(), o.top)
+            chosen = stage.halve(chosen, self._halving_engine, o.top)
         left = [row for row in chosen if row.training is None and row.training_error is None]
         if left:
             along = " along the Pareto front" if left[0].front else ""
@@ -338,7 +351,7 @@ class _Search:
     # --- the end, whatever it is ---
 
     def _finish(self, state: str, background: ThreadPoolExecutor) -> SearchResult:
-        self.seconds["total"] = self.total_before + time.monotonic() - self.started
+        self._note()
         candidates = [row for row in self.table.ranked() if row.n_images is not None]
         result = SearchResult(
             self.folder.name,
@@ -357,7 +370,7 @@ class _Search:
             self.race_note,
             self.options.top,
         )
-        save_result(self.folder, result, self.options.to_json(), self.options.top)
+        save_result(self.folder, result, self.options.to_json())
         background.shutdown(wait=True)
         self.run_id = self.run_id or self.tracker.run_id  # it may have opened after the interruption
         if self.run_id is not None:
@@ -366,9 +379,8 @@ class _Search:
             drawn = {row.digest: self._network_of(row) for row in best}
             status = {"finished": "FINISHED", "killed": "KILLED", "failed": "FAILED"}[state]
             self.tracker.finish(result, drawn, status, ranking=self.folder / RANKING)
-            save_result(self.folder, result, self.options.to_json(), self.options.top)
-            self._remember(run_id=self.run_id)
-        self._remember(state=state, seconds=self.seconds)
+            save_summary(self.folder, result, self.options.to_json())
+        self._remember(state=state, seconds=self.seconds, run_id=self.run_id)
         return result
 
     def _network_of(self, row: Candidate) -> Architecture:
@@ -376,7 +388,17 @@ class _Search:
 
     def _clock(self, stage: str, seconds: float) -> None:
         self.seconds[stage] += seconds
-        self._remember(seconds=self.seconds)
+        self._note()
+
+    def _note_scoring(self, seconds: float) -> None:
+        """``seconds`` more were spent on scoring; the rest of what is known by now is noted with them."""
+        if self._opening is not None and self._opening.done() and self._opening.exception() is None:
+            self.run_id = self._opening.result()
+        self._clock("score", seconds)
+
+    def _note(self) -> None:
+        self.seconds["total"] = self.total_before + time.monotonic() - self.started
+        self._remember(seconds=self.seconds, run_id=self.run_id)
 
     def _remember(self, **facts: Any) -> None:
         with self.store.saving():

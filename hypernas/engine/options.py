@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,20 @@ class SearchOptions:
                 object.__setattr__(self, name, Path(value))
         for name in ("space", "data"):
             object.__setattr__(self, name, str(getattr(self, name)))
+        for name in ("max_params", "max_flops"):  # 1.5M and 1500000 are one limit
+            value = getattr(self, name)
+            if value is not None:
+                with suppress(UsageError):  # `check` says it
+                    object.__setattr__(self, name, parse_amount(str(value), name))
+
+    def anchored(self) -> SearchOptions:
+        """The same with absolute paths, so that it means the same in another folder."""
+        where: dict[str, Any] = {}
+        for name in ("space", "data", "data_dir", "ghn"):
+            value = getattr(self, name)
+            if value is not None and Path(value).exists() and (isinstance(value, Path) or "/" in value or "." in value):
+                where[name] = type(value)(Path(value).absolute())
+        return replace(self, **where)
 
     def check(self) -> None:
         """Raises UsageError for the first value that cannot be used."""
@@ -138,6 +153,14 @@ class SearchOptions:
             raise UsageError("--halving trains networks", value="--epochs 0", remedy="Leave one of them out.")
         if not self.halving and (self.shortlist is not None or self.halving_epochs is not None):
             raise UsageError("--shortlist and --halving-epochs belong to --halving", remedy="Add --halving.")
+        if not self.halving and self.scheduler != "asha":
+            raise UsageError("--scheduler belongs to --halving", value=self.scheduler, remedy="Add --halving.")
+        if self.latency_device is not None and not self.limits.needs_latency(Objectives.parse(self.objectives)):
+            raise UsageError(
+                "--latency-device belongs to the objective latency or to --max-latency-ms",
+                value=self.latency_device,
+                remedy="Add one of them.",
+            )
         if self.halving and self.shortlist is not None and self.shortlist < self.top:
             raise UsageError(f"--shortlist is at least --top, {self.top}", value=self.shortlist)
 

@@ -124,7 +124,7 @@ class ScoringProgress:
     """How far scoring is.
 
     Attributes:
-        stage: what is being done, for people: ``Scoring``, or ``Race, 512 images``.
+        stage: what is being done, for people: ``Scoring``, or ``Race on 512 images``.
         n_done, n_wanted: candidates; nobody knows how many there will be where ``n_wanted`` is None.
         n_before: those of ``n_done`` that an earlier process had scored.
         seconds: of this process, scoring.
@@ -160,7 +160,8 @@ class SearchResult:
     top: int = 5  # how many were to be trained
 
     def to_json(self, top: int) -> dict[str, Any]:
-        """One JSON object: the search and the first ``max(top, 20)`` rows of its ranking."""
+        """One JSON object: the search, the first ``max(top, 20)`` rows of its ranking, and whatever was trained."""
+        shown = [row for i, row in enumerate(self.candidates) if i < max(top, 20) or row.training is not None]
         return {
             "search_id": self.search_id,
             "run_id": self.run_id,
@@ -170,7 +171,7 @@ class SearchResult:
             "ghn": self.ghn,
             "n_candidates": len(self.candidates),
             "seconds": self.seconds,
-            "candidates": [candidate.to_json() for candidate in self.candidates[: max(top, 20)]],
+            "candidates": [candidate.to_json() for candidate in shown],
             "state": self.state,
             "scoring_scale": self.scoring_scale.to_json(),
             "full_scale": self.full_scale.to_json(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,17 +50,28 @@ def candidate_rows(candidates: Sequence[Candidate]) -> Iterator[dict[str, Any]]:
         yield {column: row[column] for column in COLUMNS}
 
 
-def save_result(folder: Path, result: SearchResult, options: Mapping[str, Any], top: int) -> None:
+def save_result(folder: Path, result: SearchResult, options: Mapping[str, Any]) -> None:
     """Both files, each whole or not at all.
 
     Raises:
         StoreError: where the folder cannot be written.
     """
-    try:
-        _replace(
-            folder / "search.json", json.dumps({**result.to_json(top), "options": dict(options)}, indent=1).encode()
-        )
+    with _told(folder):
         write_ranking(folder / RANKING, result.candidates)
+    save_summary(folder, result, options)
+
+
+def save_summary(folder: Path, result: SearchResult, options: Mapping[str, Any]) -> None:
+    """``search.json`` alone; raises StoreError where it cannot be written."""
+    value = {**result.to_json(result.top), "options": dict(options)}
+    with _told(folder):
+        _replace(folder / "search.json", json.dumps(value, indent=1).encode())
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise StoreError(
             f"The result of a search can be written ({error.strerror or error})",

@@ -73,7 +73,6 @@ class TrainingJob:
     Attributes:
         init: ``emitted`` or ``random`` weights to start from.
         folder: of its checkpoint and of the trained network.
-        stop_after: epochs to stop after; None for the end of the schedule.
     """
 
     digest: str
@@ -81,7 +80,6 @@ class TrainingJob:
     init: str
     settings: TrainSettings
     folder: Path
-    stop_after: int | None = None
 
 
 @dataclass(frozen=True)
@@ -149,12 +147,23 @@ class LocalEngine:
 
     def score(self, rankers: Sequence[Ranker], work: Work) -> None:
         worker = f"{socket.gethostname()}:{os.getpid()}"
+        n_scored = 0
         with WorkerPool(self.device, self.n_workers) as pool:
             while not work.finished:
                 self.stop.check()
                 batch = work.next(LOCAL_BATCH)
-                if batch is not None:  # with nothing out, there is a batch, or the work has just come to its end
-                    work.done(batch, rankers[batch.rung].rank(batch.architectures, pool, batch.sizes), worker)
+                if batch is None:  # with nothing out: it has just come to its end
+                    continue
+                try:
+                    ranked = rankers[batch.rung].rank(batch.architectures, pool, batch.sizes)
+                except Exception as error:
+                    if not n_scored:  # nothing can be scored here: the user is told why, at once
+                        raise
+                    text = str(error) if isinstance(error, HypernasError) else f"{type(error).__name__}: {error}"
+                    work.failed(batch, text)
+                    continue
+                n_scored += 1
+                work.done(batch, ranked, worker)
 
     def train(self, jobs: Sequence[TrainingJob], trainings: Trainings, handler: TrainingHandler) -> None:
         with WorkerPool(self.device, self.n_workers) as pool:

@@ -57,13 +57,55 @@ def load_table(store: Store, table: RankingTable) -> None:
     table.note_best(table.rows)
 
 
+def make_proposer(
+    setting: Setting, table: RankingTable, store: Store, say: Callable[[str], None], stop: StopRequest
+) -> Proposer:
+    """The proposer of a new search, or of one that is resumed: as it was.
+
+    Raises:
+        UsageError: for a sampler that does not suit the space, or an earlier search to start from that does not.
+    """
+    s, o = setting, setting.options
+    sampler = make_sampler(o.sampler, s.space, s.scoring_scale, o.seed, len(s.objectives.names))
+    proposer = Proposer(s.space, s.scoring_scale, sampler, s.coster, s.limits, o.seed, check=stop.check)
+    state = store.about().get("proposer")
+    if state is not None:
+        values, failed = _told(setting, table, store)
+        proposer.restore(state, store.past(values, failed))
+    elif o.start_from is not None:
+        best = best_decisions(o.start_from, o.out, o.tracking_uri, START_FROM)
+        if not best:
+            raise UsageError("--start-from is a search that has a ranking", value=o.start_from)
+        n_skipped = proposer.enqueue(best)
+        if n_skipped == len(best):
+            raise UsageError(
+                f"--start-from is a search of space {s.space.name!r}",
+                value=o.start_from,
+                remedy="None of its best is an architecture of this space.",
+            )
+        say(f"{len(best) - n_skipped} of the best of {o.start_from} are proposed first.")
+    return proposer
+
+
+def _told(setting: Setting, table: RankingTable, store: Store) -> tuple[dict[int, tuple[float, ...]], frozenset[int]]:
+    """What the sampler was told: the objectives by the scores of the first rung, and who failed."""
+    values, failed = {}, set()
+    for number, k, ranked in store.scores({row.number: row.digest for row in table.rows}):
+        if k == 0 and ranked.score is None:
+            failed.add(number)
+        elif k == 0:
+            assert ranked.score is not None
+            values[number] = setting.objectives.values(ranked.score, costs_of(table.by_number[number]))
+    return values, frozenset(failed)
+
+
 class ScoringStage:
     """Runs the rungs one after the other, and goes on where an earlier process ended.
 
     Args:
         table: filled with what is known.
         calibrator: learns of every score; None where nothing will be calibrated.
-        clock: (stage, seconds) -> adds to the time that the search has taken.
+        spent: hears of seconds that were spent on scoring, often.
     """
 
     def __init__(
@@ -72,14 +114,13 @@ class ScoringStage:
         table: RankingTable,
         store: Store,
         engine: Engine,
+        proposer: Proposer,
         watcher: Watcher,
-        stop: StopRequest,
         calibrator: Calibrator | None,
-        clock: Callable[[str, float], None],
+        spent: Callable[[float], None],
     ) -> None:
-        self.stop = stop
         self.setting, self.table, self.store, self.engine = setting, table, store, engine
-        self.watcher, self.calibrator, self.clock = watcher, calibrator, clock
+        self.proposer, self.watcher, self.calibrator, self.spent = proposer, watcher, calibrator, spent
         self.scope = Scope(store, table, setting.space, setting.scoring_scale, setting.full_sizes, self._heard)
         self._rungs: Sequence[Rung] = ()
         self._works: list[ScoringWork] = []
@@ -94,10 +135,11 @@ class ScoringStage:
         if self.calibrator is not None:
             self._learn_again(self.calibrator)
         self._since, self._rungs, self._works = time.monotonic(), rungs, []
+        self._advance()
         try:
             self.engine.score([rung.ranker for rung in rungs], self)
         finally:
-            self.clock("score", time.monotonic() - self._since)
+            self._spend()
         counts = [work.n_done for work in self._works]
         if len(rungs) == 1:
             return ""
@@ -110,30 +152,42 @@ class ScoringStage:
         self.watcher.message(note)
         return note
 
+    def _spend(self) -> None:
+        now = time.monotonic()
+        self.spent(now - self._since)
+        self._since = now
+
     # --- Work: the rungs one after the other, so that workers stay where they are ---
 
     def next(self, n: int) -> Batch | None:
-        return None if self.finished else self._works[-1].next(n)
+        while not self.finished:
+            batch = self._works[-1].next(n)
+            if batch is not None or not self._works[-1].finished:
+                return batch
+            self._advance()  # the space turned out to have no more
+        return None
 
     @property
     def finished(self) -> bool:
-        if not self._works:
-            self._begin(self._proposed(self._rungs[0]))
-        while self._works[-1].finished:
-            k = len(self._works)
-            if k == 1 and not self._said:
-                self._said = True
-                self._say_why(self._works[0])
-            if k == len(self._rungs):
-                return True
-            self._begin(self._raced(self._rungs[k - 1], self._rungs[k], k))
-        return False
+        return len(self._works) == len(self._rungs) and self._works[-1].finished
 
     def done(self, batch: Batch, ranked: Sequence[Ranked], worker: str, n_loads: int = 1) -> None:
         self._works[batch.rung].done(batch, ranked, worker, n_loads)
+        self._advance()
 
     def failed(self, batch: Batch, reason: str) -> None:
         self._works[batch.rung].failed(batch, reason)
+        self._advance()
+
+    def _advance(self) -> None:
+        """To the next rung, where this one is done."""
+        while not self._works or self._works[-1].finished:
+            k = len(self._works)
+            if k == 1:
+                self._say_why(self._works[0])
+            if k == len(self._rungs):
+                return
+            self._begin(self._raced(self._rungs[k - 1], self._rungs[k], k) if k else self._proposed(self._rungs[0]))
 
     def _begin(self, work: ScoringWork) -> None:
         self._works.append(work)
@@ -155,8 +209,9 @@ class ScoringStage:
     def _say_why(self, work: ScoringWork) -> None:
         """Where there are fewer candidates than were wanted."""
         assert isinstance(work, ProposedWork)
-        if not work.proposer.exhausted or work.n_wanted == work.n_done:
+        if self._said or not work.proposer.exhausted or work.n_wanted == work.n_done:
             return
+        self._said = True
         n = len(self.table.rows)
         if work.proposer.why == NO_MORE_DISTINCT:
             within = " within the limits" if self.setting.limits != Limits() else ""
@@ -168,6 +223,7 @@ class ScoringStage:
         if self.calibrator is not None:
             for architecture, one in zip(architectures, ranked, strict=True):
                 self.calibrator.add(architecture, one)
+        self._spend()
         seconds = time.monotonic() - self._started
         self.watcher.scored(
             ScoringProgress(
@@ -176,36 +232,9 @@ class ScoringStage:
         )
 
     def _proposed(self, rung: Rung) -> ProposedWork:
-        s, o = self.setting, self.setting.options
-        sampler = make_sampler(o.sampler, s.space, s.scoring_scale, o.seed, len(s.objectives.names))
-        proposer = Proposer(s.space, s.scoring_scale, sampler, s.coster, s.limits, o.seed, check=self.stop.check)
-        state = self.store.about().get("proposer")
-        if state is not None:
-            values, failed = self._told()
-            proposer.restore(state, self.store.past(values, failed))
-        elif o.start_from is not None:
-            best = best_decisions(o.start_from, o.out, o.tracking_uri, START_FROM)
-            n_skipped = proposer.enqueue(best)
-            if n_skipped == len(best):
-                raise UsageError(
-                    f"--start-from is a search of space {s.space.name!r} that has a ranking",
-                    value=o.start_from,
-                    remedy="None of its best is an architecture of this space.",
-                )
-            self.watcher.message(f"{len(best) - n_skipped} of the best of {o.start_from} are proposed first.")
+        o = self.setting.options
         n_wanted = None if o.n_candidates >= EVERY else o.n_candidates
-        return ProposedWork(self.scope, rung, proposer, s.objectives, n_wanted)
-
-    def _told(self) -> tuple[dict[int, tuple[float, ...]], frozenset[int]]:
-        """What the sampler was told: the scores of the first rung, and who failed."""
-        values, failed = {}, set()
-        for number, k, ranked in self.store.scores({row.number: row.digest for row in self.table.rows}):
-            if k == 0 and ranked.score is None:
-                failed.add(number)
-            elif k == 0:
-                assert ranked.score is not None
-                values[number] = self.setting.objectives.values(ranked.score, costs_of(self.table.by_number[number]))
-        return values, frozenset(failed)
+        return ProposedWork(self.scope, rung, self.proposer, self.setting.objectives, n_wanted)
 
     def _raced(self, before: Rung, rung: Rung, k: int) -> RaceWork:
         """Survivors of the rung before, by the scores that they had there."""

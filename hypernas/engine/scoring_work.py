@@ -24,7 +24,7 @@ from hypernas.spaces.space import Scale, SearchSpace
 __all__ = ["MAX_FAILURES", "ProposedWork", "RaceWork", "Scope", "ScoringWork"]
 
 MAX_FAILURES = 3
-SHARE, SHARES = 16, 8  # a batch of a later rung is an eighth of what is left there, but at least 16
+LEAST, SHARES = 16, 8  # a batch of a later rung is an eighth of its candidates, but at least 16
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,9 @@ class ProposedWork(ScoringWork):
         return self._left > 0 and not self.proposer.exhausted
 
     def _more(self, n: int, number: int) -> tuple[StoredBatch, Sequence[Architecture]] | None:
-        proposed = self.proposer.ask(int(min(n, self._left)), number) if self._has_more else []
+        if not self._has_more:
+            return None
+        proposed = self.proposer.ask(int(min(n, self._left)), number)
         batch = StoredBatch(number, self.k, tuple(p.number for p in proposed))
         rows = [
             StoredProposal(p.number, p.architecture.digest, p.architecture.decisions or {}, p.costs) for p in proposed
@@ -215,7 +217,7 @@ class RaceWork(ScoringWork):
     def _more(self, n: int, number: int) -> tuple[StoredBatch, Sequence[Architecture]] | None:
         if not self._pending:
             return None
-        n = min(n, max(SHARE, math.ceil(self._n_wanted / SHARES)), len(self._pending))  # for every worker a few
+        n = min(n, max(LEAST, math.ceil(self._n_wanted / SHARES)), len(self._pending))  # for every worker a few
         members = tuple(self._pending.popleft() for _ in range(n))
         batch = StoredBatch(number, self.k, members)
         with self.store.saving():

@@ -38,17 +38,30 @@ class SearchLock:
     def acquire(self, say: Callable[[str], None]) -> None:
         """Raises StoreError where another process works on the search."""
         try:
-            self._lock.acquire(timeout=0)
+            self._lock.acquire(timeout=1)  # `hypernas runs` holds it for a moment
         except Timeout:
             raise StoreError(
                 f"One process at a time works on a search; {_owner(self._owner)} works on this one",
                 value=self._search,
                 remedy="Wait for its end, or end it: what it did is kept.",
             ) from None
+        except OSError as error:
+            raise self._unwritable(error) from None
         if self._owner.exists():  # whoever ends in an orderly way removes it
             say(f"The lock of search {self._search} was left by {_owner(self._owner)}, which is gone: taken over.")
         me = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-        self._owner.write_text(json.dumps(me))
+        try:
+            self._owner.write_text(json.dumps(me))
+        except OSError as error:
+            self._lock.release()
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: OSError) -> StoreError:
+        return StoreError(
+            f"The folder of a search can be written ({error.strerror or error})",
+            value=str(self._owner.parent),
+            remedy="Free space on the disk, or give write permission; `hypernas search --resume` then goes on.",
+        )
 
     def release(self) -> None:
         self._owner.unlink(missing_ok=True)

@@ -20,7 +20,6 @@ __all__ = [
     "check_same",
     "find_search",
     "list_searches",
-    "read_result",
     "search_folder",
 ]
 
@@ -60,14 +59,14 @@ def find_search(out: Path, wanted: str) -> Path:
     Raises:
         UsageError: where it is not there.
     """
-    known = list_searches(out)
+    folder = search_folder(out, wanted)
+    if SEARCH_ID.fullmatch(wanted) and folder.is_dir():
+        return folder
+    known = [summary for summary in list_searches(out) if summary.state != "damaged"]
     if wanted == "latest":
         if known:
             return search_folder(out, known[0].search_id)
         raise UsageError("There is a search to resume", value=str(out), remedy="Name the folder with --out.")
-    folder = search_folder(out, wanted)
-    if SEARCH_ID.fullmatch(wanted) and folder.is_dir():
-        return folder
     ids = [summary.search_id for summary in known]
     remedy = close_matches(wanted, ids[:20]) if ids else "There is none there: name the folder with --out."
     raise UsageError(f"The search is one of those in {out}", value=wanted, remedy=remedy)
@@ -93,7 +92,7 @@ def _summary(folder: Path) -> SearchSummary | None:
         return SearchSummary(
             *(folder.name, about.get("run_id"), about.get("space", ""), about.get("data", ""), state, n)
         )
-    value = read_result(folder)
+    value = _read_result(folder)
     if value is None:
         return SearchSummary(folder.name, None, "", "", "interrupted", 0) if running else None
     return SearchSummary(
@@ -106,7 +105,7 @@ def _summary(folder: Path) -> SearchSummary | None:
     )
 
 
-def read_result(folder: Path) -> Mapping[str, Any] | None:
+def _read_result(folder: Path) -> Mapping[str, Any] | None:
     """What ``search.json`` says; None where there is none that can be read."""
     try:
         value = json.loads((folder / "search.json").read_text())

@@ -14,6 +14,7 @@ from hypernas.data import Dataset, load_dataset, resolve_data
 from hypernas.engine.costs import Coster
 from hypernas.engine.objectives import Limits, Objectives
 from hypernas.engine.options import SearchOptions, check_size
+from hypernas.errors import UsageError
 from hypernas.runtime import resolve_device
 from hypernas.spaces.finding import load_space
 from hypernas.spaces.space import Scale, SearchSpace
@@ -42,20 +43,19 @@ class Setting:
 
     @cached_property
     def coster(self) -> Coster:
-        wanted = self.objectives.names
         device = self.device if self.options.latency_device is None else resolve_device(self.options.latency_device)
         return Coster(
             self.space,
             self.full_scale,
             device=device,
             batch=self.options.latency_batch,
-            memory="memory" in wanted or self.limits.memory_mb is not None,
+            memory=self.limits.needs_memory(self.objectives),
             latency=self.needs_latency,
         )
 
     @property
     def needs_latency(self) -> bool:
-        return "latency" in self.objectives.names or self.limits.latency_ms is not None
+        return self.limits.needs_latency(self.objectives)
 
     @property
     def full_sizes(self) -> bool:
@@ -75,9 +75,22 @@ class Setting:
         }
 
 
+def _device(options: SearchOptions) -> torch.device:
+    """Workers of Ray are on the device that everything is measured on: a GPU where they are given one."""
+    if options.engine == "ray" and not options.gpus_per_worker:
+        if options.device not in ("auto", "cpu"):
+            raise UsageError(
+                "Workers of Ray use a GPU where they are given one",
+                value=f"--device {options.device} --gpus-per-worker 0",
+                remedy="Add --gpus-per-worker 1, or leave --device out.",
+            )
+        return torch.device("cpu")
+    return resolve_device("cuda" if options.engine == "ray" and options.device == "auto" else options.device)
+
+
 def prepare(options: SearchOptions, say: Callable[[str], None]) -> Setting:
     """Raises HypernasError for whatever of it cannot be used or found."""
-    device = resolve_device(options.device)
+    device = _device(options)
     space = load_space(options.space)
     name, said = resolve_data(options.data, space.data_sets, options.data_dir)
     say(said)

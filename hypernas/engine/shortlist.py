@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Sequence
 
 from hypernas.engine.ranking_table import RankingTable, costs_of
 from hypernas.engine.records import Candidate
 from hypernas.engine.setting import Setting
 from hypernas.engine.store import Store
+from hypernas.errors import UsageError
 from hypernas.interrupts import StopRequest
 
 __all__ = ["choose", "measure_again"]
@@ -38,34 +40,36 @@ def measure_again(
     """
     if not setting.needs_latency:
         return
-    limits = setting.limits
-    measured = {row.number for row in table.rows if row.error is not None}
     known = set(store.about().get("measured_again", ()))
-    n_refused = 0
-    while True:
-        todo = [row for row in _first(table.ranked(), setting) if row.number not in measured | known]
-        if not todo:
-            break
+    n_refused, least = 0, math.inf
+    while todo := [row for row in _first(table.ranked(), setting) if row.number not in known]:
         for row in todo:
             stop.check()
-            costs = setting.coster.costs(
-                setting.space.replay(row.decisions, setting.full_scale, digest=row.digest), fresh=True
-            )
-            row.latency_ms = costs.latency_ms
-            broken = limits.broken(costs_of(row))
+            architecture = setting.space.replay(row.decisions, setting.full_scale, digest=row.digest)
+            row.latency_ms = setting.coster.costs(architecture, fresh=True).latency_ms
+            least = min(least, row.latency_ms or math.inf)
+            broken = setting.limits.broken(costs_of(row))
             row.error = f"over a limit when measured again: {broken}" if broken else None
             n_refused += bool(broken)
             known.add(row.number)
             with store.saving():
                 store.update_costs(row.number, costs_of(row), row.error)
                 store.tell({"measured_again": sorted(known)})
-    if n_refused:
-        say(f"{n_refused} candidates were over the limit of latency when measured again: they are refused.")
+    if not n_refused:
+        return
+    if not any(row.error is None and row.score is not None for row in table.rows):
+        raise UsageError(
+            f"A candidate keeps --max-latency-ms {setting.limits.latency_ms:g} when it is measured again",
+            value=f"{least:.3g} ms at the least",
+            remedy="Raise the limit, or measure on a machine that has nothing else to do.",
+        )
+    say(f"{n_refused} candidates were over the limit of latency when measured again: they are refused.")
 
 
-def _first(candidates: Sequence[Candidate], setting: Setting) -> Iterator[Candidate]:
-    n_front = 0
-    for i, row in enumerate(row for row in candidates if row.error is None and row.score is not None):
-        n_front += row.front == 1
-        if i < max(SHOWN, setting.options.top, setting.options.n_shortlist) or (row.front == 1 and n_front < MAX_FRONT):
-            yield row
+def _first(candidates: Sequence[Candidate], setting: Setting) -> list[Candidate]:
+    """Whoever is shown or trained, and what of the first front there is time for."""
+    o = setting.options
+    fit = [row for row in candidates if row.error is None and row.score is not None]
+    front = [row for row in fit if row.front == 1][:MAX_FRONT]
+    chosen = choose(fit, max(o.top, o.n_shortlist if o.halving else 0))
+    return list({row.number: row for row in (*fit[: max(SHOWN, o.top)], *front, *chosen)}.values())

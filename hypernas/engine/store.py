@@ -103,6 +103,12 @@ class Store:
     @classmethod
     def open(cls, folder: Path) -> Store:
         path = state_path(folder)
+        if not path.is_file() and (folder / "search.json").is_file():
+            raise StoreError(
+                "A search that can be resumed was begun by a version that keeps its state",
+                value=folder.name,
+                remedy="Its result is in search.json and in MLflow; begin a new search with --start-from.",
+            )
         if not path.is_file():
             raise StoreError(
                 "A search that can be resumed had begun when it ended",

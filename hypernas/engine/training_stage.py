@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
@@ -72,21 +73,25 @@ class TrainingStage:
         jobs = [self._job(row) for row in rows if row.training is None and row.training_error is None]
         self._timed(lambda: engine.train(jobs, self.trainings, self))
 
-    def halve(self, rows: Sequence[Candidate], engine: Halver, n: int) -> list[Candidate]:
+    def halve(
+        self, rows: Sequence[Candidate], start: Callable[[], AbstractContextManager[Halver]], n: int
+    ) -> list[Candidate]:
         """The n best of the rows after successive halving of their first epochs; ``train`` goes on with them.
 
         Successive halving: Jamieson and Talwalkar 2016; asynchronous: Li et al. 2020 (ASHA); Hyperband: Li et al. 2018.
         """
         o = self.setting.options
         most = max(1, self._epochs // 3) if o.halving_epochs is None else min(o.halving_epochs, self._epochs)
-        jobs = [self._job(row) for row in rows if row.halving is None and row.training_error is None]
+        jobs = [self._job(row) for row in rows if not (row.halving or row.training or row.training_error)]
         if jobs:
             self.watcher.message(
                 f"Successive halving ({o.scheduler}): {len(jobs)} candidates for at most {most} of "
                 f"{self._epochs} epochs ..."
             )
-            self._timed(lambda: engine.halve(jobs, self.trainings, self, scheduler=o.scheduler, max_epochs=most))
+            with start() as engine:
+                self._timed(lambda: engine.halve(jobs, self.trainings, self, scheduler=o.scheduler, max_epochs=most))
         known = [(row, row.halving) for row in rows if row.halving]
+        known += [(row, tuple(e.val_accuracy for e in row.training.history[:most])) for row in rows if row.training]
         best = sorted(known, key=lambda pair: (-len(pair[1]), -pair[1][-1], pair[0].rank))
         return [row for row, _ in best[:n]]
 

@@ -95,8 +95,11 @@ class SearchTracker:
             client.update_run(run_id, status="RUNNING")
         self._run_id = run_id
 
-    def resume_search(self, search_id: str) -> bool:
+    def resume_search(self, search_id: str, parameters: Mapping[str, Any]) -> bool:
         """Continue the run of a search, where an earlier process has started one; returns whether it has.
+
+        Args:
+            parameters: for a run whose process was killed before it logged them.
 
         Raises:
             StoreError: where the store cannot be read or written.
@@ -108,6 +111,9 @@ class SearchTracker:
         if not runs:
             return False
         self.resume(str(runs[0].info.run_id))
+        if not runs[0].data.params:
+            with store_errors(self._uri):
+                log_values(client, str(self._run_id), params=parameters)
         return True
 
     def find_trained(self, digest: str) -> str | None:
@@ -127,12 +133,6 @@ class SearchTracker:
             with contextlib.suppress(StoreError), store_errors(self._uri):
                 self._open()[0].delete_run(self._run_id)
             self._run_id = None
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Metrics of the parent run; values that are not finite are left out."""
-        client, run_id = self._parent()
-        with store_errors(self._uri):
-            log_values(client, run_id, metrics=metrics_of(metrics, step=step or 0))
 
     def finish(
         self,

@@ -22,7 +22,7 @@ def finite(values: Mapping[str, float | None]) -> dict[str, float]:
 
 def best_trained(candidates: Sequence[Candidate]) -> Candidate | None:
     """The trained candidate with the best val accuracy: test accuracies choose nothing."""
-    trained = [candidate for candidate in candidates if candidate.training is not None]
+    trained = [candidate for candidate in candidates if candidate.training is not None and candidate.error is None]
     return max(
         trained, key=lambda candidate: candidate.training.val_accuracy if candidate.training else 0, default=None
     )

@@ -54,7 +54,7 @@ def metrics_of(values: Mapping[str, float | None], *, step: int = 0, at_ms: int 
 
 def search_summary(result: SearchResult) -> dict[str, float | None]:
     """Final metrics of a search. The test accuracy is that of the trained network with the best val accuracy."""
-    scores = finite({candidate.digest: candidate.score for candidate in result.candidates})
+    scores = finite({c.digest: c.score for c in result.candidates if c.error is None})
     best = best_trained(result.candidates)
     training = best.training if best is not None else None
     return {
