@@ -34,7 +34,6 @@ def search(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace
         candidates, architectures = make_candidates(N, N_TRAINED, folder)
         parameters = {"space": "cifar_cells", "command": "hypernas search --n 12", "steps": [1, 2], "seed": None}
         run_id = tracker.start("2b7e", {**parameters, "long": "x" * 7000}, {"device": "cpu"})
-        tracker.log_metrics({"scored": 6.0, "bad": math.nan}, step=3)
         for c in candidates[:N_TRAINED]:
             assert c.training is not None
             c.run_id = tracker.log_trained(c, architectures[c.digest], c.training, {"device": "cpu"})
@@ -70,8 +69,7 @@ def test_parent_run_tells_what_it_is(search: SimpleNamespace) -> None:
 
 def test_metrics_hold_finite_values_only(search: SimpleNamespace) -> None:
     metrics = search.run.data.metrics
-    assert metrics["scored"] == 6
-    assert "bad" not in metrics
+    assert all(math.isfinite(value) for value in metrics.values())
     assert (metrics["n_candidates"], metrics["n_scored"], metrics["n_trained"]) == (N, N - 1, N_TRAINED)
     assert metrics["seconds.total"] == 483.7
 
@@ -173,9 +171,34 @@ def test_resuming_an_unknown_run_is_an_error(search: SimpleNamespace) -> None:
         tracker.resume("0123abcd")
 
 
+def test_the_run_of_a_search_is_found_again(tmp_path: Path) -> None:
+    """Also one whose process was killed before it logged its parameters; one that came to nothing is deleted."""
+    import mlflow
+
+    first = SearchTracker(tmp_path, experiment="tests")
+    assert not first.resume_search("260101-0000-aaaaaa", {})
+    run_id = first.start("260101-0000-aaaaaa", {}, {})
+    again = SearchTracker(tmp_path, experiment="tests")
+    assert again.resume_search("260101-0000-aaaaaa", {"space": "tiny"}) and again.run_id == run_id
+    client = mlflow.MlflowClient(tracking_uri=again.tracking_uri)
+    assert client.get_run(run_id).data.params == {"space": "tiny"}
+    again.discard()
+    assert again.run_id is None and client.get_run(run_id).info.lifecycle_stage == "deleted"
+    assert not SearchTracker(tmp_path, experiment="tests").resume_search("260101-0000-aaaaaa", {})
+
+
+def test_a_store_whose_making_was_killed_is_made_again(tmp_path: Path) -> None:
+    """MLflow makes its tables one by one, and never opens a file again in which some are missing."""
+    half = tmp_path / ".mlflow.db.4000000"
+    half.write_bytes(b"half made")
+    tracker = SearchTracker(tmp_path, experiment="tests")
+    assert tracker.start("260101-0000-aaaaaa", {}, {})
+    assert not half.exists() and [path.name for path in tmp_path.glob("*.db*")] == ["mlflow.db"]
+
+
 def test_using_a_tracker_before_start_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="start or resume"):
-        SearchTracker(tmp_path, experiment="tests").log_metrics({"scored": 1})
+        SearchTracker(tmp_path, experiment="tests").find_trained("0" * 64)
 
 
 @pytest.mark.parametrize("below", ["mlruns", "mlruns/deeper"])

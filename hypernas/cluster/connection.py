@@ -116,7 +116,7 @@ def connect(
     connection = Connection(n_workers or 1, gpus_per_worker, owned, client)
     try:
         if client:
-            from hypernas.cluster.relay import check_version
+            from hypernas.cluster.client import check_version
 
             check_version()
         n_fitting = _capacity(connection.resources)

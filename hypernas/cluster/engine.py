@@ -143,7 +143,7 @@ class RayEngine:
     def _check_shared(self) -> None:
         """Over Ray's client the search's folder is one of this machine, which no node may see; a node has its own."""
         if self.connection.client and not self._shared:
-            from hypernas.cluster.relay import check_shared
+            from hypernas.cluster.client import check_shared
 
             check_shared(self.folder)
             self._shared = True
