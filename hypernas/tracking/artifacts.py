@@ -43,7 +43,9 @@ def write_search(
     pictures = folder / "figures"
     pictures.mkdir()
     reports = {f"rank {c.rank}: {c.digest[:8]}": c.training for c in candidates if c.training is not None}
+    timed = any(c.latency_ms is not None for c in candidates)
     for name, figure in (
+        *([("score_against_latency", figures.score_against_cost(candidates, cost="latency_ms"))] if timed else []),
         ("score_histogram", figures.score_histogram(candidates)),
         ("score_against_params", figures.score_against_cost(candidates, cost="params")),
         ("score_against_flops", figures.score_against_cost(candidates, cost="flops")),

@@ -20,9 +20,13 @@ __all__ = ["finetuning_curves", "learning_curves", "score_against_cost", "score_
 # Okabe and Ito (2008), without the yellow, which is too light for lines on white
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKS = ("o", "s", "^", "D", "v", "P")
-ALL, TRAINED, TEST = COLOURS[0], COLOURS[1], COLOURS[2]
+ALL, TRAINED, TEST, FRONT = COLOURS[0], COLOURS[1], COLOURS[2], COLOURS[2]
 SCORE = "score before training: mean log-rank of the signals"
-COSTS = {"params": "parameters", "flops": "FLOPs (multiply-accumulates of one image)"}
+COSTS = {
+    "params": "parameters",
+    "flops": "FLOPs (multiply-accumulates of one image)",
+    "latency_ms": "latency (ms a pass)",
+}
 
 
 def score_histogram(candidates: Sequence[Candidate]) -> Figure:
@@ -47,27 +51,37 @@ def score_histogram(candidates: Sequence[Candidate]) -> Figure:
     return figure
 
 
-def score_against_cost(candidates: Sequence[Candidate], cost: Literal["params", "flops"] = "params") -> Figure:
-    """Score over parameters or FLOPs at full scale; trained candidates bear their rank."""
+def score_against_cost(
+    candidates: Sequence[Candidate], cost: Literal["params", "flops", "latency_ms"] = "params"
+) -> Figure:
+    """Score over parameters, FLOPs or latency at full scale; trained candidates bear their rank.
+
+    Of several objectives, the first Pareto front is marked; over one cost alone it need not be at the edge.
+    """
     if cost not in COSTS:
         raise UsageError(f"A cost is one of {', '.join(COSTS)}", value=cost)
     figure, (axes,) = _figure(1)
     _title(axes, f"Score against {COSTS[cost].split(' (')[0]}")
-    scored = _scored(candidates)
+    scored = [c for c in _scored(candidates) if getattr(c, cost) is not None]
     if not scored:
         return _nothing(figure, axes, "no candidate has a score")
     axes.set_xscale("log")
     axes.scatter(
         [getattr(c, cost) for c in scored], [_score(c) for c in scored], s=18, color=ALL, alpha=0.55, linewidths=0
     )
+    front = [c for c in scored if c.front == 1]
+    if front:
+        at = [getattr(c, cost) for c in front], [_score(c) for c in front]
+        axes.scatter(*at, s=26, marker="s", color=FRONT, linewidths=0, label="Pareto front")
     trained = [c for c in scored if c.training is not None]
     if trained:
         points = [(float(getattr(c, cost)), _score(c)) for c in trained]
         x, y = zip(*points, strict=True)
         axes.scatter(x, y, s=60, facecolors="none", edgecolors=TRAINED, linewidths=1.8, label="trained (with its rank)")
-        axes.legend(frameon=False, fontsize=10, loc="lower right", bbox_to_anchor=(1.0, 1.0))
         axes.margins(0.08)
         _annotate(figure, axes, points, [str(c.rank) for c in trained])
+    if front or trained:
+        axes.legend(frameon=False, fontsize=10, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2)
     _short_ticks(axes)
     axes.set_xlabel(f"{COSTS[cost]}, full scale", fontsize=11)
     axes.set_ylabel(SCORE, fontsize=11)
