@@ -21,7 +21,7 @@ SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob
 # Loaded by the commands that need them, never before: each takes 0.2 to 4 s to import.
 HEAVY = ("matplotlib", "mlflow", "networkx", "optuna", "pandas", "ray", "scipy", "sklearn", "torch")
 LAZY = ("mlflow", "optuna", "ray")
-DISTRIBUTION_OF = {"PIL": "pillow", "sklearn": "scikit-learn"}  # where the import has another name
+DISTRIBUTION_OF = {"PIL": "pillow", "grpc": "grpcio", "sklearn": "scikit-learn"}  # where the import has another name
 UNPICKLERS = ("cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve")
 
 
