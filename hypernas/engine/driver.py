@@ -273,6 +273,7 @@ class _Search:
             n_workers=self.options.workers,
             gpus_per_worker=gpus or self.options.gpus_per_worker,
             n_candidates=1_000 if self.options.n_candidates >= EVERY else self.options.n_candidates,
+            trains=bool(self.setting.epochs and self.options.top),
             say=self.watcher.message,
         )
 
