@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from hypernas.version import __version__
 
 if TYPE_CHECKING:
-    from hypernas.api import evaluate, load_ghn, rank, score, search, train
+    from hypernas.api import evaluate, load_ghn, rank, resume, score, search, train
     from hypernas.data import Dataset, load_dataset
     from hypernas.engine.records import SearchResult
     from hypernas.errors import HypernasError
@@ -48,13 +48,14 @@ __all__ = [
     "load_network",
     "load_space",
     "rank",
+    "resume",
     "score",
     "search",
     "train",
 ]
 
 _WHERE = {
-    "hypernas.api": ("evaluate", "load_ghn", "rank", "score", "search", "train"),
+    "hypernas.api": ("evaluate", "load_ghn", "rank", "resume", "score", "search", "train"),
     "hypernas.data": ("Dataset", "load_dataset"),
     "hypernas.errors": ("HypernasError",),
     "hypernas.evaluation.report": ("EvaluationReport",),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hypernas.data import Dataset, load_dataset, resolve_data
-from hypernas.engine.driver import run_search
+from hypernas.engine.driver import resume_search, run_search
 from hypernas.engine.options import SearchOptions
 from hypernas.engine.records import SearchResult, TrainingReport
 from hypernas.errors import UsageError
@@ -137,6 +137,16 @@ def search(space: str, **options: Any) -> SearchResult:
     """
     _check_fields(SearchOptions, options)
     return run_search(SearchOptions(space=space, **options))
+
+
+def resume(search_id: str = "latest", out: str | Path = "mlruns", **options: Any) -> SearchResult:
+    """Go on with a search where it was; keywords say where it runs now (``engine``, ``workers``, ``data_dir``, ...).
+
+    Raises:
+        HypernasError: where there is no such search, another process works on it, or it was begun with other options.
+    """
+    _check_fields(SearchOptions, options)
+    return resume_search(search_id, out, **options)
 
 
 def rank(space: str, **options: Any) -> RankResult:

@@ -127,7 +127,15 @@ def test_an_interrupted_search_raises_with_its_result(
     with pytest.raises(SearchInterrupted) as stopped:
         hypernas.search(str(tiny_space), data="digits", candidates=4, top=1, out=runs_folder)
     result = stopped.value.result
-    assert result.state == "killed" and len(result.candidates) == 4 and result.run_id is not None
+    assert result.state == "killed" and result.run_id is not None
+    monkeypatch.undo()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HYPERNAS_CACHE", str(cache))
+        whole = hypernas.resume(result.search_id, runs_folder, workers=1)
+    assert whole.state == "finished" and len(whole.candidates) == 4 and whole.run_id == result.run_id
+    assert whole.candidates[0].training is not None
+    with pytest.raises(UsageError, match="its candidates was 4"):
+        hypernas.resume(result.search_id, runs_folder, candidates=5)
 
 
 def test_names_of_the_package() -> None:
