@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from cli_runs import InProcess, Outcome, refused
 
-from hypernas.engine import driver, running
+from hypernas.engine import running, search
 from hypernas.engine.costs import Coster
 from hypernas.engine.objectives import Costs
 from hypernas.engine.results import read_ranking
@@ -40,7 +40,7 @@ def killed(cli: InProcess, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tup
     """Run a command that dies after n transactions: the id of its search, and whether it came to its end before."""
 
     def run(arguments: list[object], n: int) -> tuple[str, bool]:
-        count, original, finish = 0, Store.saving, driver._Search._finish
+        count, original, finish = 0, Store.saving, search.Search._finish
         names: list[str] = []
 
         @contextmanager
@@ -59,7 +59,7 @@ def killed(cli: InProcess, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tup
             return finish(self, state, background)
 
         monkeypatch.setattr(Store, "saving", saving)
-        monkeypatch.setattr(driver._Search, "_finish", finished)
+        monkeypatch.setattr(search.Search, "_finish", finished)
         try:
             outcome = cli(*arguments)
             assert outcome.code == 0, outcome.err
@@ -67,7 +67,7 @@ def killed(cli: InProcess, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tup
             return names[0], False
         finally:
             monkeypatch.setattr(Store, "saving", original)
-            monkeypatch.setattr(driver._Search, "_finish", finish)
+            monkeypatch.setattr(search.Search, "_finish", finish)
         return names[0] if names else str(arguments[2]), True  # it had ended before
 
     return run
