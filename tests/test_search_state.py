@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -169,6 +170,17 @@ def test_a_lock_left_by_a_process_that_is_gone_is_taken_over(tmp_path: Path) -> 
     with SearchLock(tmp_path).held(said.append):
         pass
     assert "another process" in said[1]
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write_text(self: Path, text: str) -> int:
+        raise OSError(errno.EROFS, "Read-only file system", str(self))
+
+    with monkeypatch.context() as patch, pytest.raises(StoreError, match="Read-only file system"):
+        patch.setattr(Path, "write_text", write_text)
+        SearchLock(tmp_path).acquire(print)
+    with SearchLock(tmp_path).held(print):  # it was let go of
+        pass
 
 
 # --- finding searches ---
