@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,28 +19,48 @@ N_BEST = 5  # shown while scoring goes on
 
 
 class Decisions(Mapping[str, Choice]):
-    """Names shared by all candidates that made the same choices, and one candidate's answers."""
+    """Names shared by all candidates that made the same choices, and one candidate's answers.
 
-    __slots__ = ("names", "values_")
+    Args:
+        codes: one byte a name: the place of its answer in ``choices``, which all candidates share.
+    """
 
-    def __init__(self, names: tuple[str, ...], values: tuple[Choice, ...]) -> None:
-        self.names = names
-        self.values_ = values
+    __slots__ = ("_choices", "_codes", "_names")
+
+    def __init__(self, names: tuple[str, ...], codes: Sequence[int], choices: Sequence[Choice]) -> None:
+        self._names, self._codes, self._choices = names, codes, choices
 
     def __getitem__(self, name: str) -> Choice:
         try:
-            return self.values_[self.names.index(name)]
+            return self._choices[self._codes[self._names.index(name)]]
         except ValueError:
             raise KeyError(name) from None
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.names)
+        return iter(self._names)
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self._names)
 
     def __repr__(self) -> str:
         return repr(dict(self))
+
+
+class _Codes:
+    """Numbers for the answers that candidates give: there are few different ones, and millions of the same."""
+
+    def __init__(self) -> None:
+        self.choices: list[Choice] = []
+        self._places: dict[tuple[type, Choice], int] = {}  # True is equal to 1 and is another choice
+
+    def __call__(self, answers: Iterable[Choice]) -> Sequence[int]:
+        codes = []
+        for answer in answers:
+            place = self._places.setdefault((type(answer), answer), len(self.choices))
+            if place == len(self.choices):
+                self.choices.append(answer)
+            codes.append(place)
+        return bytes(codes) if len(self.choices) <= 256 else tuple(codes)
 
 
 @dataclass
@@ -49,22 +69,24 @@ class RankingTable:
 
     objectives: Objectives = field(default_factory=Objectives)
     rows: list[Candidate] = field(default_factory=list)
-    by_number: dict[int, Candidate] = field(default_factory=dict)
+    by_number: list[Candidate] = field(default_factory=list)  # that of an infeasible proposal is the next candidate
     best: list[Candidate] = field(default_factory=list)
     _names: dict[tuple[str, ...], tuple[str, ...]] = field(default_factory=dict)
+    _codes: _Codes = field(default_factory=_Codes)
 
     def add(self, number: int, digest: str, decisions: Mapping[str, Choice], costs: Costs) -> Candidate:
         """A candidate that has no score yet; it is not counted before ``score`` gives it one."""
         names = tuple(decisions)
         names = self._names.setdefault(names, names)
+        compact = Decisions(names, self._codes(decisions.values()), self._codes.choices)
         row = Candidate(
-            *(0, digest, Decisions(names, tuple(decisions.values())), None, None, None, costs.params, costs.flops),
+            *(0, digest, compact, None, None, None, costs.params, costs.flops),
             number=number,
             memory_mb=costs.memory_mb,
             latency_ms=costs.latency_ms,
         )
         self.rows.append(row)
-        self.by_number[number] = row
+        self.by_number.extend([row] * (number + 1 - len(self.by_number)))
         return row
 
     def score(self, row: Candidate, ranked: Ranked, rung: int, n_images: int) -> None:
