@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["COLUMNS", "RANKING", "candidate_rows", "load_result", "read_ranking", "save_result", "write_ranking"]
 
 RANKING = "candidates.parquet"
-ROWS = 10_000  # written at a time, so that memory stays flat
+ROWS = 1_000  # written and read at a time, so that memory stays flat
 COLUMNS: dict[str, str] = {
     "rank": "int64",
     "digest": "string",
