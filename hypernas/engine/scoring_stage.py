@@ -194,7 +194,8 @@ class ScoringStage:
         self._started, self._n_before = time.monotonic(), work.n_done
         what = self._name(work)
         if work.n_done or work.n_again:
-            again = f"; the {work.n_again} of a batch that was not finished are scored again" if work.n_again else ""
+            batches = "a batch that was" if work.n_batches_again == 1 else f"{work.n_batches_again} batches that were"
+            again = f"; the {work.n_again} of {batches} not finished are scored again" if work.n_again else ""
             self.watcher.message(f"{what}: {work.n_done:,} candidates are scored already{again}.")
         elif work.k == 0:
             every = "all" if work.n_wanted is None else f"{work.n_wanted:,}"

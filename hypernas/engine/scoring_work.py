@@ -53,7 +53,7 @@ class ScoringWork(abc.ABC):
 
     Attributes:
         n_done: candidates that this rung has scored.
-        n_again: those that were being scored when the last process ended: they are scored again.
+        n_again, n_batches_again: those that were being scored when the last process ended: they are scored again.
     """
 
     def __init__(self, scope: Scope, rung: Rung, k: int) -> None:
@@ -66,6 +66,7 @@ class ScoringWork(abc.ABC):
         self._out: dict[int, StoredBatch] = {}
         self.n_done = sum(len(batch.members) for batch in own if batch.done)
         self.n_again = sum(len(batch.members) for batch in self._waiting)
+        self.n_batches_again = len(self._waiting)
 
     @property
     @abc.abstractmethod
