@@ -474,18 +474,18 @@ def test_errors_of_the_driver_and_stop_requests_end_the_run(ranker: Ranker, tmp_
             super().done(batch, ranked, worker, n_loads)
             os.kill(os.getpid(), signal.SIGINT)
 
+    full, stopping = Full(ranker, 8), Stopping(ranker, 8)
     with catch_interrupts() as stop:
-        engine = RayEngine(tmp_path / "ray", stop, n_workers=1, batch=2)
-        try:
-            with pytest.raises(UsageError, match="The disk has room"):
-                engine.score([ranker], Full(ranker, 8))
-            work = Stopping(ranker, 8)
-            with pytest.raises(KeyboardInterrupt):
-                engine.score([ranker], work)
-            assert len(work.scored) == 2
-        finally:
-            engine.close()
-    assert busy_workers() == []
+        # an engine each: the workers of a run that was broken off stay until its end, and may hold all there is
+        for work, expected in ((full, UsageError), (stopping, KeyboardInterrupt)):
+            engine = RayEngine(tmp_path / "ray", stop, n_workers=1, batch=2)
+            try:
+                with pytest.raises(expected):
+                    engine.score([ranker], work)
+            finally:
+                engine.close()
+            assert busy_workers() == []
+    assert len(stopping.scored) == 2
 
 
 @pytest.mark.slow
