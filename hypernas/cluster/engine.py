@@ -84,8 +84,8 @@ class RayEngine:
         """Until the work is finished. A batch whose worker died or raised goes back to the work, at once.
 
         Raises:
-            KeyboardInterrupt: after a stop request; batches that were not done are lost. After this, or any other error,
-                the engine is to be closed: its workers stay until then.
+            KeyboardInterrupt: after a stop request; batches that were not done are lost. After this or any other
+                error the engine is to be closed: its workers stay until then.
             DeviceError: where no worker starts.
         """
         space = rankers[0].measurer.space
