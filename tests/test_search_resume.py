@@ -101,11 +101,12 @@ def test_a_search_that_is_killed_anywhere_ends_as_one_that_was_not(
     n_kills = 1
     while not ended:
         arguments = ["search", "--resume", search_id, "--out", runs_folder, "--json"]
-        again, ended = killed(arguments, 8 + n_kills % 3)
+        lives = 13 if options else 8  # transactions: more than those that every process begins with, or it gets nowhere
+        again, ended = killed(arguments, lives + n_kills % 3)
         assert again == search_id
         n_kills += 1
         assert n_kills < 60
-    assert n_kills > 4
+    assert n_kills >= 4
     assert ranking(searches / search_id) == expected
     value = json.loads((searches / search_id / "search.json").read_text())
     assert value["state"] == "finished"
