@@ -43,7 +43,7 @@ def candidate_table(candidates: Sequence[Candidate]) -> pd.DataFrame:
 def describe(result: SearchResult, status: str, command: str | None, top: int = 10) -> str:
     """The description of a search's run: what was searched, the first of the ranking, and how to make it again."""
     lines = [
-        f"**{len(result.candidates):,} candidates** of `{result.space}` on `{result.data}`, ranked by the loss of "
+        f"**{len(result.candidates):,} candidates** of `{result.space}` on `{result.data}`, ranked with "
         f"weights that the GHN `{result.ghn}` emitted ({_state(result, status)}).",
         "",
     ]
