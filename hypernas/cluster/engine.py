@@ -17,6 +17,7 @@ from hypernas.cluster.plans import ScoringPlan, TrainingPlan
 from hypernas.cluster.trainables import score_batch, train_network
 from hypernas.cluster.tuning import Plan, Trials, run
 from hypernas.cluster.workers import absolute
+from hypernas.engine.options import SCHEDULERS
 from hypernas.engine.running import TrainingHandler, TrainingJob, Trainings, Work
 from hypernas.errors import UsageError, close_matches
 from hypernas.interrupts import StopRequest
@@ -28,7 +29,6 @@ __all__ = ["RayEngine"]
 SMALLEST_BATCH, LARGEST_BATCH = 16, 256
 BATCHES_A_WORKER = 4
 RETRIES = 2  # of a training whose worker died or raised
-SCHEDULERS = ("asha", "hyperband")
 
 
 class RayEngine:

@@ -14,7 +14,7 @@ from hypernas.engine.samplers import SAMPLERS
 from hypernas.errors import StoreError, UsageError, close_matches
 from hypernas.spaces.space import Scale
 
-__all__ = ["WHERE", "SearchOptions", "check_seed", "check_size", "check_writable"]
+__all__ = ["SCHEDULERS", "WHERE", "SearchOptions", "check_seed", "check_size", "check_writable"]
 
 INITS = ("emitted", "random")
 ENGINES = ("local", "ray")

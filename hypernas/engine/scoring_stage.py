@@ -45,15 +45,16 @@ def is_race(options: SearchOptions) -> bool:
 
 def load_table(store: Store, table: RankingTable) -> None:
     """Fill an empty table with what the store holds: each candidate with the score of the last rung that it reached."""
+    refused = []
     for p in store.proposals():
         if p.infeasible is None:
-            table.add(p.number, p.digest, p.decisions, p.costs)
-    refused = {p.number: p.refused for p in store.proposals() if p.refused}
+            row = table.add(p.number, p.digest, p.decisions, p.costs)
+            refused += [(row, p.refused)] if p.refused else []
     images = store.about().get("n_images", [])
-    for number, k, ranked in store.scores({row.number: row.digest for row in table.rows}):
+    for number, k, ranked in store.scores():
         table.score(table.by_number[number], ranked, k, images[k])
-    for number, reason in refused.items():
-        table.by_number[number].error = reason
+    for row, reason in refused:  # it stands, whatever the score
+        row.error = reason
     table.note_best(table.rows)
 
 
@@ -90,7 +91,7 @@ def make_proposer(
 def _told(setting: Setting, table: RankingTable, store: Store) -> tuple[dict[int, tuple[float, ...]], frozenset[int]]:
     """What the sampler was told: the objectives by the scores of the first rung, and who failed."""
     values, failed = {}, set()
-    for number, k, ranked in store.scores({row.number: row.digest for row in table.rows}):
+    for number, k, ranked in store.scores():
         if k == 0 and ranked.score is None:
             failed.add(number)
         elif k == 0:
@@ -242,8 +243,7 @@ class ScoringStage:
         known = self.store.about().get(f"survivors {k}")
         if known is not None:  # what an earlier process decided stands
             return RaceWork(self.scope, rung, k, known)
-        digests = {row.number: row.digest for row in self.table.rows}
-        scores = {n: ranked.score for n, at, ranked in self.store.scores(digests) if at == k - 1}
+        scores = {n: ranked.score for n, at, ranked in self.store.scores() if at == k - 1}
         numbers = [n for n, score in scores.items() if score is not None]
         values = [self.setting.objectives.values(scores[n] or 0.0, costs_of(self.table.by_number[n])) for n in numbers]
         alive = survivors(np.array(values).reshape(len(numbers), -1), before.error, race_keeps(self.setting.options))
@@ -253,7 +253,6 @@ class ScoringStage:
         return RaceWork(self.scope, rung, k, chosen)
 
     def _learn_again(self, calibrator: Calibrator) -> None:
-        digests = {row.number: row.digest for row in self.table.rows}
-        for number, _, ranked in self.store.scores(digests):
+        for number, _, ranked in self.store.scores():
             row = self.table.by_number[number]
             calibrator.add(self.setting.space.replay(row.decisions, self.setting.scoring_scale), ranked)

@@ -245,18 +245,14 @@ class Store:
         """Within ``saving``: one more attempt at a batch failed."""
         self._db.execute("UPDATE batches SET attempts = attempts + 1, reason = ? WHERE number = ?", (reason, number))
 
-    def scores(self, digests: Mapping[int, str]) -> Iterator[tuple[int, int, Ranked]]:
-        """(number, rung, result) of every score, by number and rung.
-
-        Args:
-            digests: of the candidates, by number; parameters and FLOPs are with the proposals.
-        """
+    def scores(self) -> Iterator[tuple[int, int, Ranked]]:
+        """(number, rung, result) of every score, by number and rung; parameters and FLOPs are with the proposals."""
         with self._told():
-            for number, rung, score, se, accuracy, error, seconds, signals, moved in self._db.execute(
-                "SELECT * FROM scores ORDER BY number, rung"
+            for number, rung, score, se, accuracy, error, seconds, signals, moved, digest in self._db.execute(
+                "SELECT scores.*, digest FROM scores JOIN proposals USING (number) ORDER BY number, rung"
             ):
                 facts = json.loads(signals), json.loads(moved)
-                yield number, rung, Ranked(digests[number], score, se, *facts, 0, 0, seconds, accuracy, error)
+                yield number, rung, Ranked(digest.hex(), score, se, *facts, 0, 0, seconds, accuracy, error)
 
     def past(self, values: Mapping[int, tuple[float, ...]], failed: frozenset[int]) -> Iterator[tuple[Told, str]]:
         """Every proposal and its digest, as samplers are told of them.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hypernas.engine.results import RANKING, read_ranking
+from hypernas.engine.searches import SEARCH_ID
 from hypernas.errors import SpaceError, UsageError
 from hypernas.evaluation.space_strings import scale_for
 from hypernas.evaluation.target import Target, Wanted
@@ -18,8 +19,7 @@ from hypernas.spaces.space import Scale
 
 __all__ = ["RUN", "find_candidates", "read_run"]
 
-SEARCH_ID = r"\d{6}-\d{4}-[0-9a-f]{6}"
-RUN = re.compile(rf"(?P<run>[0-9a-f]{{32}}|{SEARCH_ID})(:(?P<rank>\d+))?")
+RUN = re.compile(rf"(?P<run>[0-9a-f]{{32}}|{SEARCH_ID.pattern})(:(?P<rank>\d+))?")
 SCALE_NAME = re.compile(r"(\d+)x(\d+)x(\d+)-w(\d+)-c(\d+)-r(\d+)-k(\d+)")
 
 
@@ -110,7 +110,7 @@ def _row(search: _Search, rank: int | None) -> Mapping[str, Any] | None:
 def _in_folder(run: str, out: Path) -> _Search | None:
     """From the files of the searches in ``out``."""
     for path in sorted(out.glob("searches/*/search.json"), reverse=True):
-        if re.fullmatch(SEARCH_ID, run) and path.parent.name != run:
+        if SEARCH_ID.fullmatch(run) and path.parent.name != run:
             continue
         try:
             value = json.loads(path.read_text())
