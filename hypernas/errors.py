@@ -10,6 +10,7 @@
     ├── DeviceError               a device that is not there, or that ran out of memory
     ├── NonFiniteError            NaN or infinity where training cannot go on
     └── StoreError                a folder, disk or tracking store that refuses
+        └── StoreDownError        a tracking store that does not answer, or is locked, for now
 
 Each message has three parts: the rule, the value that broke it, and the remedy. The command line prints them without a
 traceback; the Python API raises them.
@@ -28,6 +29,7 @@ __all__ = [
     "HypernasError",
     "NonFiniteError",
     "SpaceError",
+    "StoreDownError",
     "StoreError",
     "TraceError",
     "UsageError",
@@ -100,6 +102,10 @@ class NonFiniteError(HypernasError):
 
 class StoreError(HypernasError):
     """A folder, disk, or tracking store refuses to be written or read."""
+
+
+class StoreDownError(StoreError):
+    """A tracking store does not answer, or another program holds its lock: later it may be different."""
 
 
 def close_matches(word: str, known: Iterable[str]) -> str:

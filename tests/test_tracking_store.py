@@ -15,9 +15,12 @@ import pytest
 from safetensors.torch import load_file
 from tracking_records import N_EPOCHS, make_candidates, make_result
 
+from hypernas.data import load_dataset
+from hypernas.engine.results import save_result
 from hypernas.errors import StoreError, UsageError
 from hypernas.graphs.architecture import Architecture
 from hypernas.tracking import SearchTracker
+from hypernas.tracking.data_sets import data_facts
 
 # mlflow 3.17 uses a loader that SQLAlchemy 2.1 calls deprecated; nothing here can change that
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -33,22 +36,39 @@ def search(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace
         tracker = SearchTracker(folder / "mlruns", experiment="tests")
         candidates, architectures = make_candidates(N, N_TRAINED, folder)
         parameters = {"space": "cifar_cells", "command": "hypernas search --n 12", "steps": [1, 2], "seed": None}
-        run_id = tracker.start("2b7e", {**parameters, "long": "x" * 7000}, {"device": "cpu"})
+        parameters["long"] = "x" * 7000
+        tracker.start("2b7e", parameters, {"device": "cpu"}, data_facts(load_dataset("digits")))
         for c in candidates[:N_TRAINED]:
             assert c.training is not None
-            c.run_id = tracker.log_trained(c, architectures[c.digest], c.training, {"device": "cpu"})
+            tracker.log_trained(c, architectures[c.digest], c.training, {"device": "cpu"})
+        tracker.settle()
+        run_id = tracker.run_id
+        assert run_id is not None
+        for c in candidates[:N_TRAINED]:
+            c.run_id = tracker.run_of(c.digest)
         drawn = {c.digest: architectures[c.digest] for c in candidates[:1]}
-        tracker.finish(make_result(candidates, tracker.tracking_uri, run_id), drawn, "KILLED")
-        killed = tracker._open()[0].get_run(run_id).info.status
+        result = make_result(candidates, tracker.tracking_uri, run_id)
+        result.options = {"command": "hypernas search --n 12"}
+        save_result(folder, result, drawn)
+        tracker.finish(result, drawn, "KILLED", folder)
+        tracker.settle()
+        client = tracker._sender.open("tests")[0]
+        killed = client.get_run(run_id).info.status
         again = SearchTracker(folder / "mlruns", experiment="tests")
-        again.resume(run_id)
-        resumed = tracker._open()[0].get_run(run_id).info.status
-        again.finish(make_result(candidates, again.tracking_uri, run_id), drawn, "FINISHED")
-        client = tracker._open()[0]
+        again.start("2b7e", {**parameters, "device": "another"}, {"device": "cpu"})  # the search is resumed
+        again.settle()
+        resumed = client.get_run(run_id).info.status
+        first = candidates[0]
+        assert first.training is not None
+        again.log_trained(first, architectures[first.digest], first.training)  # as if it was killed before it knew
+        again.finish(result, drawn, "FINISHED", folder)
+        again.settle()
+        assert again.run_id == run_id and again.run_of(first.digest) == first.run_id
+        tracker.close(), again.close()
         children = [client.get_run(str(c.run_id)) for c in candidates[:N_TRAINED]]
         yield SimpleNamespace(
             client=client, run=client.get_run(run_id), children=children, candidates=candidates, drawn=drawn,
-            architectures=architectures, statuses=(killed, resumed), tracker=tracker, folder=folder,
+            architectures=architectures, statuses=(killed, resumed), tracker=tracker, folder=folder, result=result,
         )  # fmt: skip
 
 
@@ -150,41 +170,37 @@ def test_figures_and_pictures_are_there(search: SimpleNamespace) -> None:
     figures = {Path(f.path).name for f in search.client.list_artifacts(run_id, "figures")}
     assert figures == {
         "score_histogram.png", "score_against_params.png", "score_against_flops.png",
-        "score_against_trained.png", "learning_curves.png",
+        "predicted_against_trained.png", "learning_curves.png",
     }  # fmt: skip
     drawn = {Path(f.path).name for f in search.client.list_artifacts(run_id, "architectures")}
-    assert drawn == {f"001-{digest[:8]}.{kind}" for digest in search.drawn for kind in ("svg", "png")}
+    assert drawn == {f"001-{digest[:8]}.{kind}" for digest in search.drawn for kind in ("svg", "png", "json")}
 
 
 def test_weights_that_are_not_there_leave_no_run(search: SimpleNamespace, tmp_path: Path) -> None:
+    """A file of the user's own making disappears: that is said, and nothing half made is left."""
     candidate = search.candidates[0]
     report = dataclasses.replace(candidate.training, weights=tmp_path / "gone.safetensors")
     before = len(search.client.search_runs([search.run.info.experiment_id]))
+    tracker = SearchTracker(search.folder / "mlruns", experiment="tests")
+    tracker.start("2b7e", {}, {})
+    other = dataclasses.replace(candidate, digest="f" * 64)
+    tracker.log_trained(other, search.architectures[candidate.digest], report)
     with pytest.raises(StoreError, match="gone"):
-        search.tracker.log_trained(candidate, search.architectures[candidate.digest], report)
+        tracker.settle()
+    tracker.close()
     assert len(search.client.search_runs([search.run.info.experiment_id])) == before
+    search.client.set_terminated(search.run.info.run_id, "FINISHED")
 
 
-def test_resuming_an_unknown_run_is_an_error(search: SimpleNamespace) -> None:
-    tracker = SearchTracker(search.folder / "mlruns", experiment="tests", tracking_uri=search.tracker.tracking_uri)
-    with pytest.raises(StoreError, match="0123abcd"):
-        tracker.resume("0123abcd")
-
-
-def test_the_run_of_a_search_is_found_again(tmp_path: Path) -> None:
-    """Also one whose process was killed before it logged its parameters; one that came to nothing is deleted."""
-    import mlflow
-
-    first = SearchTracker(tmp_path, experiment="tests")
-    assert not first.resume_search("260101-0000-aaaaaa", {})
-    run_id = first.start("260101-0000-aaaaaa", {}, {})
-    again = SearchTracker(tmp_path, experiment="tests")
-    assert again.resume_search("260101-0000-aaaaaa", {"space": "tiny"}) and again.run_id == run_id
-    client = mlflow.MlflowClient(tracking_uri=again.tracking_uri)
-    assert client.get_run(run_id).data.params == {"space": "tiny"}
-    again.discard()
-    assert again.run_id is None and client.get_run(run_id).info.lifecycle_stage == "deleted"
-    assert not SearchTracker(tmp_path, experiment="tests").resume_search("260101-0000-aaaaaa", {})
+def test_what_came_to_nothing_is_deleted(tmp_path: Path) -> None:
+    tracker = SearchTracker(tmp_path, experiment="tests")
+    tracker.start("260101-0000-aaaaaa", {}, {})
+    tracker.settle()
+    run_id = tracker.run_id
+    tracker.discard()
+    client = tracker._sender.open("tests")[0]
+    assert tracker.run_id is None and client.get_run(run_id).info.lifecycle_stage == "deleted"
+    tracker.close()
 
 
 def test_a_store_whose_making_was_killed_is_made_again(tmp_path: Path) -> None:
@@ -192,21 +208,30 @@ def test_a_store_whose_making_was_killed_is_made_again(tmp_path: Path) -> None:
     half = tmp_path / ".mlflow.db.4000000"
     half.write_bytes(b"half made")
     tracker = SearchTracker(tmp_path, experiment="tests")
-    assert tracker.start("260101-0000-aaaaaa", {}, {})
+    tracker.start("260101-0000-aaaaaa", {}, {})
+    tracker.settle()
+    tracker.close()
+    assert tracker.run_id is not None
     assert not half.exists() and [path.name for path in tmp_path.glob("*.db*")] == ["mlflow.db"]
 
 
 def test_using_a_tracker_before_start_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="start or resume"):
-        SearchTracker(tmp_path, experiment="tests").find_trained("0" * 64)
+    candidates, architectures = make_candidates(1, 1)
+    report = candidates[0].training
+    assert report is not None
+    with pytest.raises(UsageError, match="Call start"):
+        SearchTracker(tmp_path, experiment="tests").log_trained(candidates[0], *architectures.values(), report)
 
 
 @pytest.mark.parametrize("below", ["mlruns", "mlruns/deeper"])
 def test_store_that_is_a_file_or_below_one(below: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (tmp_path / "mlruns").write_text("not a folder")
-    with pytest.raises(StoreError, match=r"store can be written.*mlruns.*--out"):
-        SearchTracker(tmp_path / below, experiment="tests").start("1", {}, {})
+    tracker = SearchTracker(tmp_path / below, experiment="tests")
+    tracker.start("1", {}, {})
+    with pytest.raises(StoreError, match=r"can be written.*mlruns.*--out"):
+        tracker.settle()
+    tracker.close()
 
 
 def test_tracking_uri_comes_from_the_environment_unless_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,7 +252,8 @@ def test_importing_tracking_imports_no_mlflow_and_no_matplotlib() -> None:
 def test_two_searches_start_in_one_new_folder_at_once(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from hypernas.tracking import SearchTracker; "
-        "print(SearchTracker(Path(sys.argv[1]), experiment='e', tracking_uri=None).start(sys.argv[2], {}, {}))"
+        "tracker = SearchTracker(Path(sys.argv[1]), experiment='e'); tracker.start(sys.argv[2], {}, {}); "
+        "tracker.settle(); tracker.close(); print(tracker.run_id)"
     )
     both = [
         subprocess.Popen(

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from hypernas.cli.options import DataDir, Device, Seed
+from hypernas.cli.options import DataDir, Device, Seed, TrackingUri
 
 
 def evaluate(
@@ -77,6 +77,8 @@ def evaluate(
     device: Device = "auto",
     seed: Seed = 0,
     out: Annotated[Path, typer.Option(help="Folder of the results and of the MLflow store.")] = Path("mlruns"),
+    tracking_uri: TrackingUri = None,
+    experiment: Annotated[str, typer.Option(help="MLflow's experiment.")] = "evaluations",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")] = False,
 ) -> None:
     """Emit weights for your network, measure them against random ones, save them, fine-tune them."""
@@ -102,6 +104,8 @@ def evaluate(
         device=device,
         seed=seed,
         out=out,
+        tracking_uri=tracking_uri,
+        experiment=experiment,
         command=" ".join(["hypernas", *sys.argv[1:]]),
     )
     with EvaluateDisplay() as display:

@@ -11,7 +11,23 @@ from typing import Annotated
 
 import typer
 
-from hypernas.cli import bench, calibrate, data, evaluate, pretrain, rank, runs, search, spaces, ui
+from hypernas.cli import (
+    bench,
+    bundle,
+    calibrate,
+    compare,
+    data,
+    evaluate,
+    pretrain,
+    rank,
+    report,
+    runs,
+    search,
+    show,
+    spaces,
+    sync,
+    ui,
+)
 from hypernas.errors import HypernasError
 from hypernas.version import __version__
 
@@ -31,6 +47,12 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("bench")(bench.bench)
 app.command("calibrate")(calibrate.calibrate)
 app.command("runs")(runs.runs)
+app.command("show")(show.show)
+app.command("report")(report.report)
+app.command("compare")(compare.compare)
+app.command("bundle")(bundle.bundle)
+app.command("import")(bundle.import_)
+app.command("sync")(sync.sync)
 app.command("spaces")(spaces.spaces)
 app.command("ui")(ui.ui)
 app.add_typer(data.app, name="data")

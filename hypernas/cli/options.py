@@ -25,4 +25,16 @@ DataDir = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto (a GPU where there is one), cpu, cuda, cuda:N or mps.")]
+Runs = Annotated[Path, typer.Option("--runs", help="Folder of the results, as --out of `hypernas search`.")]
+TrackingUri = Annotated[
+    str | None,
+    typer.Option(
+        "--tracking-uri",
+        help="MLflow store, such as a server. Default: $MLFLOW_TRACKING_URI, else that in the folder of the results.",
+        show_default=False,
+    ),
+]
+Experiment = Annotated[
+    str | None, typer.Option("--experiment", help="MLflow's experiment. Default: the space.", show_default=False)
+]
 Seed = Annotated[int, typer.Option("--seed", help="Of everything random.")]

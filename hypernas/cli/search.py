@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hypernas.cli.options import Data, DataDir, Device, Seed, Space
+from hypernas.cli.options import Data, DataDir, Device, Experiment, Seed, Space, TrackingUri
 
 
 def search(
@@ -100,6 +100,14 @@ def search(
         typer.Option(help="Go on with a search where it was: its id, or latest. Its options are kept.", metavar="ID"),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the results and of the MLflow store.")] = Path("mlruns"),
+    tracking_uri: TrackingUri = None,
+    experiment: Experiment = None,
+    register: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Register the best trained network in MLflow's model registry.", show_default=False
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")] = False,
 ) -> None:
     """Rank architectures by weights that a graph hypernetwork emits, train the best, log everything to MLflow."""

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ def run_search(options: SearchOptions, watcher: Watcher | None = None) -> Search
         folder = search_folder(options.out, f"{time.strftime('%y%m%d-%H%M')}-{os.urandom(3).hex()}")
         check_writable(folder)
         about = {"version": __version__, "options": options.anchored().to_json(), "state": "running", **setting.facts()}
+        about["started"] = datetime.now(UTC).isoformat(timespec="seconds")
         try:
             with SearchLock(folder).held(heard.message), closing(Store.create(folder, about)) as store:
                 return Search(setting, folder, store, heard, stop).run()
@@ -75,7 +77,7 @@ def resume_search(
             options = _same_options(about["options"], {**given, "out": out})
             if about["state"] == "finished":
                 heard.message(f"Search {folder.name} is finished: this is its result.")
-                return load_result(folder, store)
+                return load_result(folder)
             setting = prepare(options, heard.message)
             check_same(about, setting.facts(), "Begin a new search, or go on with what it began with.")
             try:

@@ -68,6 +68,8 @@ class SearchOptions:
     score_images: int = 512
     calibrate: int | None = None
     tracking_uri: str | None = None
+    experiment: str | None = None
+    register: str | None = None
     command: str = ""
     objectives: str = "score"
     max_params: str | float | None = None

@@ -38,6 +38,7 @@ class TrainingReport:
         n_parameters, flops: of the trained network.
         seconds: wall-clock time.
         weights: safetensors file with the kept weights and batch-norm statistics.
+        confusion: of the test split, rows the true classes, columns the predicted ones; None where it was not counted.
     """
 
     init: str
@@ -50,6 +51,7 @@ class TrainingReport:
     flops: int
     seconds: float
     weights: Path | None = None
+    confusion: tuple[tuple[int, ...], ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
         weights = None if self.weights is None else str(self.weights)
@@ -59,7 +61,10 @@ class TrainingReport:
     def from_json(cls, value: Mapping[str, Any]) -> TrainingReport:
         history = tuple(EpochMetrics(**epoch) for epoch in value["history"])
         weights = None if value["weights"] is None else Path(value["weights"])
-        return cls(**{**value, "scale": Scale.from_json(value["scale"]), "history": history, "weights": weights})
+        confusion = None if (rows := value.get("confusion")) is None else tuple(map(tuple, rows))
+        scale = Scale.from_json(value["scale"])
+        read = {"scale": scale, "history": history, "weights": weights, "confusion": confusion}
+        return cls(**{**value, **read})
 
 
 @dataclass(slots=True)
@@ -100,6 +105,7 @@ class Candidate:
         trained = self.training
         return {
             "rank": self.rank,
+            "number": self.number,
             "digest": self.digest,
             "decisions": dict(self.decisions),
             "score": self.score,
@@ -158,6 +164,11 @@ class SearchResult:
     objectives: tuple[str, ...] = ("score",)
     race: str = ""  # what the race saved, in a sentence
     top: int = 5  # how many were to be trained
+    class_names: tuple[str, ...] = ()
+    started: str = ""  # ISO 8601, UTC
+    options: Mapping[str, Any] = field(default_factory=dict)  # of ``hypernas search``, and ``command``
+    environment: Mapping[str, str] = field(default_factory=dict)  # versions, machine, commit
+    ghn_facts: Mapping[str, Any] = field(default_factory=dict)  # ``GHNInfo.to_json``: its ``figures`` hold the curve
 
     def to_json(self, top: int) -> dict[str, Any]:
         """One JSON object: the search, the first ``max(top, 20)`` rows of its ranking, and whatever was trained."""
@@ -180,3 +191,8 @@ class SearchResult:
             "race": self.race,
             "top": self.top,
         }
+
+    def about(self) -> dict[str, Any]:
+        """The rest of it, which is in ``search.json`` alone."""
+        names = ("class_names", "started", "options", "environment", "ghn_facts")
+        return {name: getattr(self, name) for name in names}

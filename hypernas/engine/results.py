@@ -1,4 +1,6 @@
-"""What a search leaves in its folder: ``search.json``, and the whole ranking as parquet."""
+"""What a search leaves in its folder: ``search.json``, ``trainings.json``, the whole ranking as parquet, and the
+architectures of the best. The same files are artifacts of its run, so that it is read in one way from either place.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +11,35 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hypernas.engine.records import Candidate, SearchResult
-from hypernas.engine.store import Store
-from hypernas.errors import StoreError
+from hypernas.engine.records import Candidate, SearchResult, TrainingReport
+from hypernas.errors import ArchitectureError, StoreError
+from hypernas.graphs.architecture import Architecture
 from hypernas.spaces.space import Scale
 
 if TYPE_CHECKING:
     import pyarrow
 
-__all__ = ["COLUMNS", "RANKING", "candidate_rows", "load_result", "read_ranking", "save_result", "write_ranking"]
+__all__ = [
+    "ARCHITECTURES",
+    "COLUMNS",
+    "RANKING",
+    "SUMMARY",
+    "TRAININGS",
+    "candidate_rows",
+    "load_architectures",
+    "load_result",
+    "read_ranking",
+    "save_result",
+    "save_summary",
+    "write_ranking",
+]
 
 RANKING = "candidates.parquet"
+SUMMARY, TRAININGS, ARCHITECTURES = "search.json", "trainings.json", "architectures"
 ROWS = 1_000  # written and read at a time, so that memory stays flat
 COLUMNS: dict[str, str] = {
     "rank": "int64",
+    "number": "int64",
     "digest": "string",
     "score": "float64",
     "score_se": "float64",
@@ -50,22 +67,38 @@ def candidate_rows(candidates: Sequence[Candidate]) -> Iterator[dict[str, Any]]:
         yield {column: row[column] for column in COLUMNS}
 
 
-def save_result(folder: Path, result: SearchResult, options: Mapping[str, Any]) -> None:
-    """Both files, each whole or not at all.
+def save_result(folder: Path, result: SearchResult, architectures: Mapping[str, Architecture]) -> None:
+    """All files, each whole or not at all.
+
+    Args:
+        architectures: those worth keeping, by digest: networks are rebuilt from them without the space's code.
 
     Raises:
         StoreError: where the folder cannot be written.
     """
     with _told(folder):
         write_ranking(folder / RANKING, result.candidates)
-    save_summary(folder, result, options)
+        (folder / ARCHITECTURES).mkdir(exist_ok=True)
+        for digest, architecture in architectures.items():
+            _replace(folder / ARCHITECTURES / f"{digest[:12]}.json", architecture.to_json().encode())
+    save_summary(folder, result)
 
 
-def save_summary(folder: Path, result: SearchResult, options: Mapping[str, Any]) -> None:
-    """``search.json`` alone; raises StoreError where it cannot be written."""
-    value = {**result.to_json(result.top), "options": dict(options)}
+def save_summary(folder: Path, result: SearchResult) -> None:
+    """``search.json`` and ``trainings.json`` alone; raises StoreError where they cannot be written."""
+    trainings = {
+        row.digest: {
+            "report": None if row.training is None else row.training.to_json(),
+            "error": row.training_error,
+            "halving": row.halving,
+            "run_id": row.run_id,
+        }
+        for row in result.candidates
+        if row.training is not None or row.training_error or row.halving
+    }
     with _told(folder):
-        _replace(folder / "search.json", json.dumps(value, indent=1).encode())
+        _replace(folder / TRAININGS, json.dumps(trainings, indent=1).encode())
+        _replace(folder / SUMMARY, json.dumps({**result.to_json(result.top), **result.about()}, indent=1).encode())
 
 
 @contextmanager
@@ -132,39 +165,63 @@ def read_ranking(folder: Path, n: int | None = None) -> list[dict[str, Any]]:
     return rows[:n]
 
 
-def load_result(folder: Path, store: Store) -> SearchResult:
-    """The result of a finished search.
+def load_result(folder: Path) -> SearchResult:
+    """The result of a search that came to one, from its files.
 
     Raises:
-        StoreError: where its files are gone or damaged.
+        StoreError: where files are gone or damaged.
     """
-    trained = store.trainings()
-    candidates = []
-    for row in read_ranking(folder):
-        known = trained.get(row["digest"])
-        candidate = Candidate(
-            *(row["rank"], row["digest"], json.loads(row["decisions"]), row["score"], row["score_se"]),
-            *(row["emitted_accuracy"], row["params"], row["flops"], row["error"]),
-            training=known.report if known else None,
-            run_id=row["run_id"],
-            n_images=row["n_images"],
-            front=row["front"],
-            memory_mb=row["memory_mb"],
-            latency_ms=row["latency_ms"],
-            halving=known.halving if known else None,
-        )
-        if known is not None and known.error:
-            candidate.error, candidate.training_error = None, known.error
-        candidates.append(candidate)
     try:
-        value = json.loads((folder / "search.json").read_text())
+        trained = json.loads((folder / TRAININGS).read_text())
+        value = json.loads((folder / SUMMARY).read_text())
+        candidates = [_candidate(row, trained.get(row["digest"], {}), folder) for row in read_ranking(folder)]
+        names = ("seconds", "state", "calibrated", "race", "top", "started", "options", "environment", "ghn_facts")
         return SearchResult(
             *(value["search_id"], value["run_id"], value["tracking_uri"], value["space"], value["data"], value["ghn"]),
             Scale.from_json(value["scoring_scale"]),
             Scale.from_json(value["full_scale"]),
             candidates,
-            **{key: value[key] for key in ("seconds", "state", "calibrated", "race", "top")},
+            **{key: value[key] for key in names},
             objectives=tuple(value["objectives"]),
+            class_names=tuple(value["class_names"]),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"A finished search has a search.json ({error})", value=str(folder)) from None
+        raise StoreError(
+            f"A search leaves {SUMMARY}, {TRAININGS} and {RANKING}, whole ({type(error).__name__}: {error})",
+            value=str(folder),
+        ) from None
+
+
+def _candidate(row: Mapping[str, Any], training: Mapping[str, Any], folder: Path) -> Candidate:
+    report = training.get("report")
+    if report is not None:  # where it lies now: the folder may have been moved
+        weights = folder / "networks" / row["digest"][:12] / "weights.safetensors"
+        report = {**report, "weights": str(weights) if weights.is_file() else None}
+    halving = training.get("halving")
+    candidate = Candidate(
+        *(row["rank"], row["digest"], json.loads(row["decisions"]), row["score"], row["score_se"]),
+        *(row["emitted_accuracy"], row["params"], row["flops"], row["error"]),
+        training=None if report is None else TrainingReport.from_json(report),
+        run_id=training.get("run_id"),
+        number=row["number"],
+        n_images=row["n_images"],
+        front=row["front"],
+        memory_mb=row["memory_mb"],
+        latency_ms=row["latency_ms"],
+        halving=None if halving is None else tuple(halving),
+    )
+    if training.get("error"):
+        candidate.error, candidate.training_error = None, training["error"]
+    return candidate
+
+
+def load_architectures(folder: Path) -> dict[str, Architecture]:
+    """Those that ``save_result`` kept, by digest; raises StoreError where one is damaged."""
+    found = {}
+    for path in sorted((folder / ARCHITECTURES).glob("*.json")):
+        try:
+            architecture = Architecture.from_json(path.read_text())
+        except (OSError, ValueError, ArchitectureError) as error:
+            raise StoreError(f"A search keeps its architectures as JSON ({error})", value=str(path)) from None
+        found[architecture.digest] = architecture
+    return found

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -18,7 +17,7 @@ from hypernas.engine.calibrating import Calibrator, round_sizes
 from hypernas.engine.options import EVERY
 from hypernas.engine.ranking_table import RankingTable
 from hypernas.engine.records import Candidate, SearchResult
-from hypernas.engine.results import RANKING, save_result, save_summary
+from hypernas.engine.results import save_result
 from hypernas.engine.running import Engine, LocalEngine
 from hypernas.engine.scoring_stage import ScoringStage, is_race, load_table, make_proposer
 from hypernas.engine.searches import check_same
@@ -27,7 +26,7 @@ from hypernas.engine.shortlist import choose, measure_again
 from hypernas.engine.store import Store
 from hypernas.engine.training_stage import Halver, TrainingStage
 from hypernas.engine.watching import Watcher
-from hypernas.errors import HypernasError
+from hypernas.errors import HypernasError, StoreError
 from hypernas.graphs.architecture import Architecture
 from hypernas.hypernet.checkpoint import GHNInfo
 from hypernas.hypernet.ghn import GHN
@@ -35,11 +34,17 @@ from hypernas.hypernet.obtaining import obtain_ghn
 from hypernas.interrupts import StopRequest
 from hypernas.ranking.racing import Rung, make_rungs
 from hypernas.tracking import SearchTracker
+from hypernas.tracking.backend import without_password
+from hypernas.tracking.data_sets import data_facts
+from hypernas.tracking.environment import environment_tags
+from hypernas.tracking.pretraining import pretraining
 
 if TYPE_CHECKING:
     from hypernas.cluster import RayEngine
 
 __all__ = ["NothingDone", "Search", "SearchInterrupted"]
+
+N_DRAWN = 3  # pictures of the first of the ranking, where fewer are trained
 
 
 class SearchInterrupted(KeyboardInterrupt):
@@ -71,7 +76,10 @@ class Search:
         self.seconds: dict[str, float] = {**none, **self.about.get("seconds", {})}
         self.total_before = self.seconds["total"]
         self.tracker = SearchTracker(
-            self.options.out, experiment=self.space.name, tracking_uri=self.options.tracking_uri
+            self.options.out,
+            experiment=self.options.experiment or self.space.name,
+            tracking_uri=self.options.tracking_uri,
+            say=watcher.message,
         )
         self.table = RankingTable(setting.objectives)
         load_table(store, self.table)
@@ -80,51 +88,63 @@ class Search:
         self.race_note = ""
         self.run_id: str | None = self.about.get("run_id")
         self.ghn_name: str = self.about.get("ghn", "")
+        self.ghn_facts: dict[str, Any] = {}
         self.engine: Engine | None = None
-        self._opening: Future[str] | None = None
 
     def run(self) -> SearchResult:
-        with ThreadPoolExecutor(1) as background:
-            try:
-                self._announce()
-                # what a user may have got wrong comes before what takes minutes
-                proposer = make_proposer(self.setting, self.table, self.store, self.watcher.message, self.stop)
-                self.engine = self._make_engine()
-                ghn, info, path = self._obtain_ghn()
-                # MLflow takes seconds to import and to create a store: meanwhile the scoring goes on
-                self._opening = background.submit(self._open_run, info, path)
-                rungs = self._rungs(ghn)
-                scoring = ScoringStage(
-                    *(self.setting, self.table, self.store, self.engine, proposer, self.watcher),
-                    *(self.calibrator, self._note_scoring),
+        try:
+            return self._run()
+        finally:
+            self.tracker.close()
+            if self.tracker.n_kept:
+                out = "" if self.options.out == Path("mlruns") else f" --out {self.options.out}"
+                self.watcher.message(
+                    f"Not in the tracking store yet: {self.tracker.n_kept} pieces of news of its runs. They are kept; "
+                    f"to send them: hypernas sync{out}"
                 )
-                self.race_note = scoring.run(rungs)
-                self.run_id = self._opening.result()
-                self._remember(run_id=self.run_id)
-                self.table.ranked()
-                training = TrainingStage(
-                    *(self.setting, ghn, self.table, self.store, self.folder, self.tracker, self.watcher, self._clock),
-                    again=self.resumed,
-                )
-                if self.calibrator is not None:
-                    self._calibrate(training, self.calibrator)
-                measure_again(self.table, self.setting, self.store, self.stop, self.watcher.message)
-                self._train(training)
-            except KeyboardInterrupt:
-                result = self._finish("killed", background)
-                raise SearchInterrupted(result) from None
-            except BaseException as error:
-                background.shutdown(wait=True)  # a run that has just been opened is closed too
-                if not self.table.rows and not self.resumed:  # such as limits that nothing keeps
-                    self.tracker.discard()
-                    raise NothingDone(error) from None
-                with contextlib.suppress(HypernasError, OSError):  # what is told is the first error
-                    self._finish("failed", background)
-                raise
-            finally:
-                if self.engine is not None:
-                    self.engine.close()
-            return self._finish("finished", background)
+
+    def _run(self) -> SearchResult:
+        try:
+            self._announce()
+            # what a user may have got wrong comes before what takes minutes
+            proposer = make_proposer(self.setting, self.table, self.store, self.watcher.message, self.stop)
+            self.engine = self._make_engine()
+            if not self.resumed:
+                self.tracker.check_reachable()
+            ghn, info, path = self._obtain_ghn()
+            self._start_run(info, path)
+            rungs = self._rungs(ghn)
+            scoring = ScoringStage(
+                *(self.setting, self.table, self.store, self.engine, proposer, self.watcher),
+                *(self.calibrator, self._note_scoring),
+            )
+            self.race_note = scoring.run(rungs)
+            self.tracker.check()
+            self.table.ranked()
+            training = TrainingStage(
+                *(self.setting, ghn, self.table, self.store, self.folder, self.tracker, self.watcher, self._clock),
+                info.name,
+            )
+            if self.calibrator is not None:
+                self._calibrate(training, self.calibrator)
+            measure_again(self.table, self.setting, self.store, self.stop, self.watcher.message)
+            self._train(training)
+            if self.options.register:
+                training.register(self.options.register)
+        except KeyboardInterrupt:
+            result = self._finish("killed")
+            raise SearchInterrupted(result) from None
+        except BaseException as error:
+            if not self.table.rows and not self.resumed:  # such as limits that nothing keeps
+                self.tracker.discard()
+                raise NothingDone(error) from None
+            with contextlib.suppress(HypernasError, OSError):  # what is told is the first error
+                self._finish("failed")
+            raise
+        finally:
+            if self.engine is not None:
+                self.engine.close()
+        return self._finish("finished")
 
     def _announce(self) -> None:
         if self.resumed:
@@ -154,14 +174,16 @@ class Search:
         )
         if pretrained:
             self._clock("pretrain", time.monotonic() - start)
-        self.ghn_name = info.name
+            self.tracker.tell(pretraining(info, path, self.setting.dataset, experiment=self.options.experiment))
+        self.ghn_name, self.ghn_facts = info.name, info.to_json()
         self._remember(ghn=info.name, ghn_file=str(path.absolute()))
         return ghn, info, path
 
-    def _open_run(self, info: GHNInfo, path: Path) -> str:
+    def _start_run(self, info: GHNInfo, path: Path) -> None:
+        """In MLflow, which takes seconds to import and to create a store: meanwhile the search goes on."""
         o = self.options
         parameters = {
-            **{key: value for key, value in o.to_json().items() if value is not None and key != "tracking_uri"},
+            **{key: value for key, value in self._shown_options().items() if value is not None},
             **self.setting.facts(),
             "ghn": info.name,
             "ghn_file": path.name,
@@ -179,9 +201,7 @@ class Search:
             "hypernas.objectives": o.objectives,
             "hypernas.engine": o.engine,
         }
-        if self.resumed and self.tracker.resume_search(self.folder.name, parameters):
-            return str(self.tracker.run_id)
-        return self.tracker.start(self.folder.name, parameters, tags)
+        self.tracker.start(self.folder.name, parameters, tags, data_facts(self.setting.dataset))
 
     def _make_engine(self) -> Engine:
         o = self.options
@@ -277,13 +297,20 @@ class Search:
 
     # --- the end, whatever it is ---
 
-    def _finish(self, state: str, background: ThreadPoolExecutor) -> SearchResult:
+    def _finish(self, state: str) -> SearchResult:
+        with contextlib.suppress(StoreError):  # of its own run: the search was ended by it
+            self.tracker.settle()
         self._note()
+        for row in self.table.rows:
+            if row.run_id is None and (run_id := self.tracker.run_of(row.digest)) is not None:
+                row.run_id = run_id
+                with self.store.saving():
+                    self.store.save_training(row.digest, run_id=run_id)
         candidates = [row for row in self.table.ranked() if row.n_images is not None]
         result = SearchResult(
             self.folder.name,
             self.run_id,
-            self.tracker.tracking_uri,
+            without_password(self.tracker.tracking_uri),
             self.space.name,
             self.setting.dataset.name,
             self.ghn_name,
@@ -296,19 +323,27 @@ class Search:
             self.setting.objectives.names,
             self.race_note,
             self.options.top,
+            tuple(self.setting.dataset.class_names),
+            self.about.get("started", ""),
+            self._shown_options(),
+            environment_tags(),
+            self.ghn_facts,
         )
-        save_result(self.folder, result, self.options.to_json())
-        background.shutdown(wait=True)
-        self.run_id = self.run_id or self.tracker.run_id  # it may have opened after the interruption
-        if self.run_id is not None:
-            result.run_id = self.run_id
-            best = choose(candidates, max(3, self.options.top))
-            drawn = {row.digest: self._network_of(row) for row in best}
-            status = {"finished": "FINISHED", "killed": "KILLED", "failed": "FAILED"}[state]
-            self.tracker.finish(result, drawn, status, ranking=self.folder / RANKING)
-            save_summary(self.folder, result, self.options.to_json())
+        best = {row.digest for row in choose(candidates, max(N_DRAWN, self.options.top))}
+        shown = [row for row in candidates if row.training is not None or row.digest in best]
+        drawn = {row.digest: self._network_of(row) for row in shown}
+        save_result(self.folder, result, drawn)
         self._remember(state=state, seconds=self.seconds, run_id=self.run_id)
+        if self.ghn_facts:  # else it has no run
+            status = {"finished": "FINISHED", "killed": "KILLED", "failed": "FAILED"}[state]
+            self.tracker.finish(result, drawn, status, self.folder)
+            self.tracker.settle()
         return result
+
+    def _shown_options(self) -> dict[str, Any]:
+        """For files that others may read."""
+        shown = self.options.to_json()
+        return {key: without_password(value) if isinstance(value, str) else value for key, value in shown.items()}
 
     def _network_of(self, row: Candidate) -> Architecture:
         return self.space.replay(row.decisions, self.setting.full_scale, digest=row.digest)
@@ -319,11 +354,11 @@ class Search:
 
     def _note_scoring(self, seconds: float) -> None:
         """``seconds`` more were spent on scoring; the rest of what is known by now is noted with them."""
-        if self._opening is not None and self._opening.done() and self._opening.exception() is None:
-            self.run_id = self._opening.result()
+        self.tracker.check()
         self._clock("score", seconds)
 
     def _note(self) -> None:
+        self.run_id = self.run_id or self.tracker.run_id
         self.seconds["total"] = self.total_before + time.monotonic() - self.started
         self._remember(seconds=self.seconds, run_id=self.run_id)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from hypernas.errors import StoreError, UsageError, close_matches
 __all__ = [
     "SEARCH_ID",
     "SearchSummary",
+    "began",
     "best_decisions",
     "check_same",
     "find_search",
@@ -28,7 +30,14 @@ SEARCH_ID = re.compile(r"\d{6}-\d{4}-[0-9a-f]{6}")
 
 @dataclass(frozen=True)
 class SearchSummary:
-    """``state``: ``running``, ``finished``, ``interrupted`` (resume it), ``failed``, or ``damaged``."""
+    """One search of a folder.
+
+    Attributes:
+        state: ``running``, ``finished``, ``interrupted`` (resume it), ``failed``, or ``damaged``.
+        sampler: who proposed; empty where that is not known.
+        n_trained: networks that were trained in full.
+        best_val_accuracy: of those, per cent; None where there are none.
+    """
 
     search_id: str
     run_id: str | None
@@ -36,9 +45,29 @@ class SearchSummary:
     data: str
     state: str
     n_candidates: int
+    sampler: str = ""
+    n_trained: int = 0
+    best_val_accuracy: float | None = None
+
+    @property
+    def began(self) -> str:
+        """When it began, to the minute, in the time zone of the machine that it ran on: ``2026-11-21 17:21``."""
+        return began(self.search_id)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """The first six; ``details`` are the rest."""
+        return {name: value for name, value in asdict(self).items() if name not in DETAILS}
+
+    def details(self) -> dict[str, Any]:
+        return {"began": self.began, **{name: getattr(self, name) for name in DETAILS}}
+
+
+DETAILS = ("sampler", "n_trained", "best_val_accuracy")
+
+
+def began(name: str) -> str:
+    """The time in the name of a search or an evaluation: ``261121-1721-d74fd5`` -> ``2026-11-21 17:21``."""
+    return f"20{name[:2]}-{name[2:4]}-{name[4:6]} {name[7:9]}:{name[9:11]}"
 
 
 def search_folder(out: Path, search_id: str) -> Path:
@@ -79,7 +108,7 @@ def _summary(folder: Path) -> SearchSummary | None:
         try:
             store = Store.open(folder)
             try:
-                about, n = store.about(), store.n_scored()
+                about, n, trainings = store.about(), store.n_scored(), store.trainings().values()
             finally:
                 store.close()
         except StoreError:
@@ -90,7 +119,9 @@ def _summary(folder: Path) -> SearchSummary | None:
         elif state not in ("finished", "failed"):
             state = "interrupted"
         return SearchSummary(
-            *(folder.name, about.get("run_id"), about.get("space", ""), about.get("data", ""), state, n)
+            *(folder.name, about.get("run_id"), about.get("space", ""), about.get("data", ""), state, n),
+            str(about.get("options", {}).get("sampler", "")),
+            *_best([one.report.val_accuracy for one in trainings if one.report is not None]),
         )
     value = _read_result(folder)
     if value is None:
@@ -102,7 +133,14 @@ def _summary(folder: Path) -> SearchSummary | None:
         str(value.get("data", "")),
         "interrupted" if value.get("state") == "killed" else str(value.get("state", "")),
         int(value.get("n_candidates", 0)),
+        str(value.get("options", {}).get("sampler", "")),
+        *_best([row.get("val_accuracy") for row in value.get("candidates", ()) if row.get("val_accuracy") is not None]),
     )
+
+
+def _best(accuracies: Sequence[float]) -> tuple[int, float | None]:
+    """How many, and the greatest; one that is not finite is not the greatest."""
+    return len(accuracies), max(filter(math.isfinite, accuracies), default=None)
 
 
 def _read_result(folder: Path) -> Mapping[str, Any] | None:
@@ -121,11 +159,10 @@ def best_decisions(run: str, out: Path, tracking_uri: str | None, n: int) -> lis
         UsageError: where there is no such search.
         StoreError: where the tracking store cannot be read.
     """
-    from hypernas.evaluation.earlier_runs import find_candidates
+    from hypernas.results.finding import find_record
 
-    rows = find_candidates(run, out, tracking_uri)
-    good = [row for row in rows if row.get("score") is not None and not row.get("error")][:n]
-    return [json.loads(d) if isinstance(d := row["decisions"], str) else d for row in good]
+    rows = find_record(run, out, tracking_uri).result.candidates
+    return [row.decisions for row in rows if row.score is not None and not row.error][:n]
 
 
 def check_same(stored: Mapping[str, Any], now: Mapping[str, Any], what: str) -> None:

@@ -15,7 +15,10 @@ from hypernas.engine.setting import Setting
 from hypernas.engine.store import Store
 from hypernas.engine.watching import Watcher
 from hypernas.hypernet.ghn import GHN
+from hypernas.results.winner import winner
 from hypernas.tracking import SearchTracker
+from hypernas.tracking.data_sets import data_facts
+from hypernas.tracking.delivery import ModelFacts
 from hypernas.training.full import TrainSettings
 
 __all__ = ["Halver", "TrainingStage"]
@@ -39,7 +42,6 @@ class TrainingStage:
     """Trains candidates and keeps what comes of it: in the table, in the store, and in MLflow.
 
     Args:
-        again: whether an earlier process may have logged trainings without living to note it.
         clock: (stage, seconds) -> adds to the time that the search has taken.
     """
 
@@ -53,11 +55,10 @@ class TrainingStage:
         tracker: SearchTracker,
         watcher: Watcher,
         clock: Callable[[str, float], None],
-        *,
-        again: bool,
+        ghn_name: str,
     ) -> None:
         self.setting, self.table, self.store, self.folder = setting, table, store, folder
-        self.tracker, self.watcher, self.clock, self._again = tracker, watcher, clock, again
+        self.tracker, self.watcher, self.clock, self._ghn_name = tracker, watcher, clock, ghn_name
         self.trainings = Trainings(setting.space, setting.full_scale, setting.dataset, ghn)
         self._rows = {row.digest: row for row in table.rows}
         self._epochs = setting.epochs
@@ -133,15 +134,21 @@ class TrainingStage:
             self.store.save_training(row.digest, error=reason)
         self.watcher.message(f"Rank {row.rank} ({row.digest[:8]}) failed to train: {reason}")
 
-    def _log(self, row: Candidate, report: TrainingReport) -> None:
-        architecture = self.setting.space.replay(row.decisions, self.setting.full_scale, digest=row.digest)
-        tags = {
-            "hypernas.space": self.setting.space.name,
-            "hypernas.data": self.setting.dataset.name,
-            "hypernas.rank": str(row.rank),
+    def register(self, name: str) -> None:
+        """The trained network with the best val accuracy gets a name in MLflow's model registry."""
+        best = winner(self.table.rows)
+        if best is not None and best.training is not None:
+            self._log(best, best.training, register=name)
+
+    def _log(self, row: Candidate, report: TrainingReport, register: str | None = None) -> None:
+        """Tell MLflow; to tell it twice, as a resumed search may, makes no second run."""
+        space, dataset = self.setting.space, self.setting.dataset
+        architecture = space.replay(row.decisions, self.setting.full_scale, digest=row.digest)
+        tags = {"hypernas.space": space.name, "hypernas.data": dataset.name, "hypernas.ghn": self._ghn_name}
+        facts = {
+            **{"digest": row.digest, "space": space.name, "data": dataset.name},
+            **{"val_accuracy": report.val_accuracy, "test_accuracy": report.test_accuracy},
+            **{"mean": dataset.mean, "std": dataset.std, "input_shape": report.scale.input_shape},
         }
-        row.run_id = (self.tracker.find_trained(row.digest) if self._again else None) or self.tracker.log_trained(
-            row, architecture, report, tags
-        )
-        with self.store.saving():
-            self.store.save_training(row.digest, run_id=row.run_id)
+        model = ModelFacts(tuple(dataset.class_names), facts, register)
+        self.tracker.log_trained(row, architecture, report, tags, data=data_facts(dataset), model=model)

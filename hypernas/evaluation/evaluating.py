@@ -6,10 +6,9 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -36,6 +35,8 @@ from hypernas.interrupts import StopRequest, catch_interrupts
 from hypernas.networks.network import random_weights
 from hypernas.networks.starts import training_start
 from hypernas.runtime import keep_freed_memory
+from hypernas.tracking.backend import without_password
+from hypernas.tracking.data_sets import data_facts
 from hypernas.tracking.evaluations import EvaluationTracker
 
 __all__ = ["EvaluationWatcher", "run_evaluation"]
@@ -94,27 +95,29 @@ class _Evaluation:
         self.notes = setting.notes
         self.evaluation_id = f"{time.strftime('%y%m%d-%H%M')}-{os.urandom(3).hex()}"
         self.folder = options.out / "evaluations" / self.evaluation_id
-        self.tracker = EvaluationTracker(options.out, tracking_uri=options.tracking_uri)
+        self.tracker = EvaluationTracker(
+            options.out, experiment=options.experiment, tracking_uri=options.tracking_uri, say=watcher.message
+        )
 
     def run(self) -> EvaluationReport:
+        self.tracker.check_reachable()
         graph = self._trace()
         weights, emit_s = self._emit(graph)
         report = replace(
             describe(self.setting, graph),
             evaluation_id=self.evaluation_id,
             folder=self.folder,
-            tracking_uri=self.tracker.tracking_uri,
+            tracking_uri=without_password(self.tracker.tracking_uri),
         )
         report, network = self._measure(report, graph, weights, emit_s)
         if not self.options.finetune_epochs:
             weights.clear()  # a large network is held no more often than needed
-        with ThreadPoolExecutor(1) as background:
-            # MLflow takes seconds to import and to create a store, but what is timed has been done
-            opening = background.submit(self.tracker.open)
-            report = self._compare(report, graph, network)
-            del network
-            self._keep(report, graph)
-            opening.result()
+        # MLflow takes seconds to import and to create a store, but what is timed has been done
+        self.tracker.prepare()
+        report = self._compare(report, graph, network)
+        del network
+        self._keep(report, graph)
+        self.tracker.settle()
         status = "FINISHED"
         try:
             if self.options.finetune_epochs:
@@ -288,9 +291,20 @@ class _Evaluation:
         write_report(self.folder, report, graph.architecture if graph.is_runnable else None, self.options.command)
 
     def _log(self, report: EvaluationReport, graph: TargetGraph, status: str) -> EvaluationReport:
+        self.tracker.start(report, self._parameters(), data_facts(self.dataset))
+        self.tracker.settle()
+        report = replace(report, run_id=self.tracker.run_id)
+        self._keep(report, graph)
+        self.tracker.finish(report, self.folder, status)
+        if self.tracker.n_kept:
+            out = "" if self.options.out == Path("mlruns") else f" --out {self.options.out}"
+            self.watcher.message(f"Not in the tracking store yet, but kept. To send it: hypernas sync{out}")
+        return report
+
+    def _parameters(self) -> dict[str, Any]:
         o = self.options
-        parameters = {
-            "command": o.command,
+        return {
+            "command": without_password(o.command),
             "data_fingerprint": self.dataset.fingerprint,
             "seed": o.seed,
             "device": str(self.device),
@@ -299,7 +313,3 @@ class _Evaluation:
             "kwargs": dict(o.kwargs or {}),
             "allow_uncovered": o.allow_uncovered,
         }
-        report = replace(report, run_id=self.tracker.start(report, parameters))
-        self._keep(report, graph)
-        self.tracker.finish(report, self.folder, status)
-        return report

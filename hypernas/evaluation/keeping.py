@@ -35,7 +35,7 @@ def write_report(folder: Path, report: EvaluationReport, architecture: Architect
             table.writerow(["name", "shape", "source", "note"])
             table.writerows([one.name, "x".join(map(str, one.shape)), one.source, one.note] for one in report.layers)
         if report.finetuning is not None:
-            from hypernas.tracking.figures import finetuning_curves
+            from hypernas.results.figures import finetuning_curves
 
             finetuning_curves(report.finetuning).savefig(folder / "finetuning.png", dpi=DPI)
     except OSError as error:

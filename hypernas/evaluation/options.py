@@ -49,6 +49,7 @@ class EvaluateOptions:
     seed: int = 0
     out: Path = Path("mlruns")
     tracking_uri: str | None = None
+    experiment: str | None = None
     command: str = ""
 
     def __post_init__(self) -> None:

@@ -35,7 +35,10 @@ N_INPUTS = 2  # sources 0 and 1 of a cell are its inputs
 
 
 def cells_of(structure: Any) -> dict[str, Edges]:
-    """The cells in an architecture's structure: values of the form ``[[[operation, source], ...], ...]``, by name."""
+    """The cells in an architecture's structure: values of the form ``[[[operation, source], ...], ...]``, by name.
+
+    Where there are none, those of its entry ``cells`` (the space ``deepnets`` has them there).
+    """
     if not isinstance(structure, Mapping):
         return {}
     cells = {}
@@ -44,7 +47,7 @@ def cells_of(structure: Any) -> dict[str, Edges]:
             edges = [[(str(op), int(source)) for op, source in node] for node in value]
             if all(0 <= source < N_INPUTS + k for k, node in enumerate(edges) for _, source in node):
                 cells[str(name)] = edges
-    return cells
+    return cells or cells_of(structure.get("cells"))
 
 
 def _is_node(value: Any) -> bool:
@@ -153,7 +156,7 @@ class _CellPlan:
             if op is not None:  # straight behind its label, so that all the bending is seen
                 points[-2:-1] = [(label[0] - LABEL_HALF, label[1]), (label[0] + LABEL_HALF, label[1])]
             colour = GREY if op is None else CELL_COLOURS[cell_family(op)]
-            _curve(axes, points, colour, dashed=op is not None and cell_family(op) == "skip", thin=op is None)
+            draw_curve(axes, points, colour, dashed=op is not None and cell_family(op) == "skip", thin=op is None)
             if op is not None:
                 box = {"boxstyle": "square,pad=0.12", "facecolor": "white", "edgecolor": "none"}
                 axes.text(
@@ -188,7 +191,9 @@ def _half(vertex: Hashable) -> float:
     return 0.42 if vertex in (0, 1) else 0.37 if vertex == "output" else 0.32
 
 
-def _curve(axes: Axes, points: list[tuple[float, float]], colour: str, *, dashed: bool, thin: bool) -> None:
+def draw_curve(
+    axes: Axes, points: list[tuple[float, float]], colour: str, *, dashed: bool = False, thin: bool = False
+) -> None:
     """A smooth line that is horizontal at every way point, with an arrow head at the target."""
     from matplotlib.patches import FancyArrowPatch
     from matplotlib.path import Path

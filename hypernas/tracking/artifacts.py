@@ -4,69 +4,73 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-from hypernas.engine.records import Candidate, TrainingReport
-from hypernas.engine.results import RANKING, write_ranking
+from hypernas.engine.records import SearchResult, TrainingReport
+from hypernas.engine.results import ARCHITECTURES, RANKING, SUMMARY, TRAININGS
 from hypernas.graphs.architecture import Architecture
-from hypernas.tracking import figures
+from hypernas.results.figures import DPI, confusion_matrix, learning_curves, search_figures
+from hypernas.results.record import SearchRecord
+from hypernas.results.report import write_report
+from hypernas.tracking.delivery import ModelFacts
 from hypernas.tracking.tables import candidate_table
 
-__all__ = ["TABLE_TAG", "write_search", "write_trained"]
+__all__ = ["MODEL_FACTS", "TABLE_TAG", "write_search", "write_trained"]
 
-TABLE = "candidates.json"
+TABLE, REPORT, MODEL_FACTS = "candidates.json", "report.html", "about.json"
 # The tag that MlflowClient.log_table sets, by which the UI and load_table find the table. log_table itself would append
 # to the rows that are there already when a search is resumed and finished again.
 TABLE_TAG = {"mlflow.loggedArtifacts": json.dumps([{"path": TABLE, "type": "table"}])}
-DPI = 120
 TABLE_ROWS = 1_000  # what MLflow's pages can show without waiting; the parquet file has all
 
 
 def write_search(
-    folder: Path,
-    candidates: Sequence[Candidate],
-    architectures: Mapping[str, Architecture],
-    ranking: Path | None = None,
+    folder: Path, result: SearchResult, architectures: Mapping[str, Architecture], search_folder: Path
 ) -> None:
-    """The first of the ranking as MLflow's table, all of it as parquet, figures, and pictures of some architectures.
+    """The search's own files, the first of the ranking as MLflow's table, figures, pictures, and the report.
 
     Args:
-        ranking: the parquet file, where the search has written it.
+        architectures: those to draw, by digest.
+        search_folder: with what ``save_result`` wrote.
     """
-    table = candidate_table(candidates[:TABLE_ROWS])
-    table.to_json(folder / TABLE, orient="split", index=False, double_precision=15)
-    if ranking is None:
-        write_ranking(folder / RANKING, candidates)
-    else:
-        shutil.copyfile(ranking, folder / RANKING)
-    pictures = folder / "figures"
-    pictures.mkdir()
-    reports = {f"rank {c.rank}: {c.digest[:8]}": c.training for c in candidates if c.training is not None}
-    timed = any(c.latency_ms is not None for c in candidates)
-    for name, figure in (
-        *([("score_against_latency", figures.score_against_cost(candidates, cost="latency_ms"))] if timed else []),
-        ("score_histogram", figures.score_histogram(candidates)),
-        ("score_against_params", figures.score_against_cost(candidates, cost="params")),
-        ("score_against_flops", figures.score_against_cost(candidates, cost="flops")),
-        ("score_against_trained", figures.score_against_trained(candidates)),
-        ("learning_curves", figures.learning_curves(reports)),
-    ):
-        figure.savefig(pictures / f"{name}.png", dpi=DPI)
-    for candidate in candidates:
+    candidate_table(result.candidates[:TABLE_ROWS]).to_json(
+        folder / TABLE, orient="split", index=False, double_precision=15
+    )
+    for name in (SUMMARY, TRAININGS, RANKING):
+        shutil.copyfile(search_folder / name, folder / name)
+    (folder / "figures").mkdir()
+    pictures = {}
+    for stem, figure in search_figures(result):
+        figure.savefig(folder / "figures" / f"{stem}.png", dpi=DPI)
+        pictures[stem] = (folder / "figures" / f"{stem}.png").read_bytes()
+    for candidate in result.candidates:
         if candidate.digest in architectures:
             name = f"{candidate.rank:03d}-{candidate.digest[:8]}"
-            _write_picture(architectures[candidate.digest], folder / "architectures", name)
+            _write_picture(architectures[candidate.digest], folder / ARCHITECTURES, name)
+            text = architectures[candidate.digest].to_json()
+            (folder / ARCHITECTURES / f"{name}.json").write_text(text, encoding="utf-8")
+    networks = search_folder / "networks"
+    record = SearchRecord(result, architectures, lambda digest: networks / digest[:12])
+    write_report(record, folder / REPORT, pictures=pictures)
 
 
-def write_trained(folder: Path, architecture: Architecture, report: TrainingReport, *, label: str) -> None:
-    """A trained network (architecture and weights), its picture and its learning curve."""
+def write_trained(
+    folder: Path, architecture: Architecture, report: TrainingReport, *, label: str, facts: ModelFacts | None
+) -> None:
+    """A trained network (architecture and weights), its picture, its learning curve and its confusion matrix."""
+    class_names = () if facts is None else facts.class_names
     model = folder / "model"
     model.mkdir()
     (model / "architecture.json").write_text(architecture.to_json(), encoding="utf-8")
+    if facts is not None:
+        text = json.dumps({"class_names": facts.class_names, "facts": dict(facts.facts)}, indent=1)
+        (model / MODEL_FACTS).write_text(text, encoding="utf-8")
     if report.weights is not None:
         shutil.copyfile(report.weights, model / "weights.safetensors")
-    figures.learning_curves({label: report}).savefig(folder / "learning_curve.png", dpi=DPI)
+    learning_curves({label: report}).savefig(folder / "learning_curve.png", dpi=DPI)
+    if report.confusion is not None:
+        confusion_matrix(report.confusion, class_names).savefig(folder / "confusion_matrix.png", dpi=DPI)
     _write_picture(architecture, folder, "architecture")
 
 

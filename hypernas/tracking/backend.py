@@ -5,16 +5,25 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hypernas.errors import StoreError
+from hypernas.errors import StoreDownError, StoreError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["artifact_folder", "open_experiment", "quiet_environment", "resolve_uri", "store_errors"]
+__all__ = [
+    "artifact_folder",
+    "check_reachable",
+    "open_experiment",
+    "quiet_environment",
+    "resolve_uri",
+    "store_errors",
+    "without_password",
+]
 
 LOCK_TIMEOUT_S = 180  # another process creates the tables in about 5 s, and some disks are slow
 SQLITE = "sqlite:///"
@@ -33,8 +42,13 @@ def artifact_folder(store: Path) -> Path:
 def quiet_environment() -> None:
     """Before mlflow is imported: no telemetry, and no log lines between those of the search."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    # MLflow would try a server that is gone for minutes; what cannot be sent is kept and sent later
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
@@ -47,12 +61,83 @@ def store_errors(place: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        reason = str(error).strip().split("\n")[0][:300]
-        raise StoreError(
-            f"The tracking store can be written and read ({type(error).__name__}: {reason})",
-            value=place,
-            remedy="Make room there or give it write permission, or choose another folder with --out.",
-        ) from error
+        raise _in_words(error, place) from error
+
+
+def without_password(text: str) -> str:
+    """Addresses in a text without what stands before their ``@``."""
+    return re.sub(r"://[^/@\s]+@", "://", text)
+
+
+def check_reachable(uri: str) -> None:
+    """Ask a server for something small; other stores are not looked at.
+
+    Raises:
+        StoreDownError: where it does not answer.
+        StoreError: where it does not let us in, or is no tracking server.
+    """
+    if not uri.startswith(("http://", "https://")):
+        return
+    quiet_environment()
+    import mlflow
+
+    with store_errors(uri):
+        mlflow.MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
+
+
+def _in_words(error: Exception, place: str) -> StoreError:
+    text = str(error)
+    reason = text.strip().split("\n")[0][:300]
+    shown = without_password(place)
+    if "database is locked" in text:
+        return StoreDownError(
+            "No other program keeps the tracking store locked",
+            value=shown,
+            remedy="Close what has it open (another search's end, a viewer, a backup).",
+        )
+    if "Can't locate revision" in text or "out-of-date database schema" in text:
+        return StoreError(
+            f"The tracking store has the tables of this MLflow ({_mlflow_version()}) or of an earlier one",
+            value=shown,
+            remedy="A newer one made it: pip install --upgrade mlflow, or choose another folder with --out.",
+        )
+    status = _http_status(error, text)
+    if status in (401, 403):
+        return StoreError(
+            f"The tracking server lets you in (HTTP {status})",
+            value=shown,
+            remedy="Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN.",
+        )
+    if shown.startswith(("http://", "https://")) and (status is None or status == 429 or status >= 500):
+        return StoreDownError(f"The tracking server answers ({_short(text)})", value=shown, remedy="Is it running?")
+    return StoreError(
+        f"The tracking store can be written and read ({type(error).__name__}: {reason})",
+        value=shown,
+        remedy="Make room there or give it write permission, or choose another folder with --out.",
+    )
+
+
+def _http_status(error: Exception, text: str) -> int | None:
+    """Of the answer that MLflow did not like; None where there was none."""
+    found = re.search(r"error code (\d{3})|\b(\d{3}) (?:Client|Server) Error", text)
+    if found:
+        return int(found[1] or found[2])
+    of_error = getattr(error, "get_http_status_code", None)
+    return None if of_error is None or "failed with exception" in text else int(of_error())
+
+
+def _short(text: str) -> str:
+    """Of a failed connection, what failed: the addresses and retries around it help nobody."""
+    for sign in ("Connection refused", "Name or service not known", "timed out", "No route to host", "Max retries"):
+        if sign in text:
+            return sign.lower()
+    return text.strip().split("\n")[0][:300]
+
+
+def _mlflow_version() -> str:
+    import importlib.metadata
+
+    return importlib.metadata.version("mlflow")
 
 
 def open_experiment(store: Path, uri: str, experiment: str) -> tuple[MlflowClient, str]:
@@ -66,7 +151,7 @@ def open_experiment(store: Path, uri: str, experiment: str) -> tuple[MlflowClien
     quiet_environment()
     import mlflow
 
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
     with store_errors(uri), _locked(uri):
         _create_database(uri)
         client = mlflow.MlflowClient(tracking_uri=uri)

@@ -1,30 +1,27 @@
-"""Evaluations in MLflow, one run each; and candidates of earlier searches, read back."""
+"""Evaluations in MLflow, one run each."""
 
 from __future__ import annotations
 
 import json
 import math
+import shutil
 import statistics
-import tempfile
-import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from hypernas.engine.results import RANKING, read_ranking
 from hypernas.evaluation.report import EvaluationReport, FineTuning
-from hypernas.tracking.backend import SQLITE, open_experiment, quiet_environment, resolve_uri, store_errors
+from hypernas.tracking.backend import check_reachable, resolve_uri
+from hypernas.tracking.courier import Courier
+from hypernas.tracking.delivery import DataFacts, Delivery, MetricRow
 from hypernas.tracking.environment import environment_tags
+from hypernas.tracking.sending import Sender
 from hypernas.tracking.tables import short
-from hypernas.tracking.values import log_values, metrics_of
+from hypernas.tracking.values import metric_rows
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Metric
-
-__all__ = ["EvaluationTracker", "StoredSearch", "describe_evaluation", "read_search"]
+__all__ = ["EvaluationTracker", "describe_evaluation"]
 
 EXPERIMENT = "evaluations"
 LAYERS = "layers.json"
@@ -32,35 +29,52 @@ TABLE_TAG = {"mlflow.loggedArtifacts": json.dumps([{"path": LAYERS, "type": "tab
 
 
 class EvaluationTracker:
-    """Writes one evaluation to MLflow. Nothing is opened, and mlflow not imported, before ``open``, which may run in a
-    thread.
+    """Tells MLflow of one evaluation. Nothing is opened, and mlflow not imported, before ``start``.
 
     Args:
-        store: folder of the SQLite file and the artifacts.
+        out: folder of the results, with the SQLite file and the artifacts where no other store is named.
+        experiment: MLflow's experiment that gets the run.
         tracking_uri: of another store, such as a server; default ``$MLFLOW_TRACKING_URI``, else the folder's file.
+        say: told where something has to wait.
     """
 
-    def __init__(self, store: Path, *, tracking_uri: str | None = None) -> None:
-        self._store = Path(store)
-        self._uri = resolve_uri(self._store, tracking_uri)
-        self._lock = threading.Lock()
-        self._opened: tuple[MlflowClient, str] | None = None
-        self._run_id = ""
+    def __init__(
+        self,
+        out: Path,
+        *,
+        experiment: str | None = None,
+        tracking_uri: str | None = None,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self._experiment = experiment or EXPERIMENT
+        self._sender = Sender(Path(out), resolve_uri(Path(out), tracking_uri))
+        self._courier = Courier(self._sender, Path(out), say)
+        self._begun: Delivery | None = None
 
     @property
     def tracking_uri(self) -> str:
-        return self._uri
+        return self._sender.uri
 
-    def open(self) -> tuple[MlflowClient, str]:
-        """Raises StoreError where the store cannot be created or written."""
-        with self._lock:
-            if self._opened is None:
-                self._opened = open_experiment(self._store, self._uri, EXPERIMENT)
-            return self._opened
+    @property
+    def n_kept(self) -> int:
+        """How much of it could not be sent so far."""
+        return self._courier.n_kept
 
-    def start(self, report: EvaluationReport, parameters: Mapping[str, Any]) -> str:
-        """Create the run, with params and tags; returns its id."""
-        client, experiment_id = self.open()
+    @property
+    def run_id(self) -> str | None:
+        """Once the run was made."""
+        return None if self._begun is None else self._sender.run_ids.get(self._begun.key)
+
+    def check_reachable(self) -> None:
+        """Raises StoreError where the store is a server that does not answer, or does not let us in."""
+        check_reachable(self.tracking_uri)
+
+    def prepare(self) -> None:
+        """Open the store in the background, which takes seconds."""
+        self._courier.prepare(self._experiment)
+
+    def start(self, report: EvaluationReport, parameters: Mapping[str, Any], data: Sequence[DataFacts] = ()) -> None:
+        """Make the run, with params and tags."""
         tags = {
             **environment_tags(),
             "hypernas.kind": "evaluate",
@@ -71,32 +85,53 @@ class EvaluationTracker:
         }
         own = ("target", "kind", "data", "input_shape", "n_classes", "ghn", "ghn_data", "n_parameters", "flops")
         values = report.to_json()
-        with store_errors(self._uri):
-            name = f"{report.target} on {report.data}"[:200]
-            run = client.create_run(experiment_id, run_name=name, tags={k: v[:5000] for k, v in tags.items()})
-            self._run_id = str(run.info.run_id)
-            given = {key: value for key, value in parameters.items() if value not in (None, "", {})}
-            log_values(client, self._run_id, params={**{key: values[key] for key in own}, **given})
-        return self._run_id
+        given = {key: value for key, value in parameters.items() if value not in (None, "", {})}
+        begun = Delivery(
+            f"evaluate/{report.evaluation_id}",
+            self._experiment,
+            f"{report.target} on {report.data}"[:200],
+            "RUNNING",
+            tags={key: value[:5000] for key, value in tags.items()},
+            params={**{key: values[key] for key in own}, **given},
+            data=data,
+            start_ms=int(time.time() * 1000),
+        )
+        self._begun = begun
+        self._courier.post(lambda files: begun)
+
+    def settle(self) -> None:
+        """Wait until all that was told is sent or kept. Raises StoreError where the store cannot be written."""
+        self._courier.settle()
 
     def finish(self, report: EvaluationReport, folder: Path, status: str) -> None:
-        """Log metrics, the files of the evaluation's folder, the weights and the description, and end the run.
+        """Tell metrics, the files of the evaluation's folder, the weights and the description, and end the run.
 
         Raises:
-            StoreError: where something cannot be written.
+            StoreError: where the store cannot be written.
         """
-        client, _ = self.open()
-        with store_errors(self._uri), tempfile.TemporaryDirectory(prefix="hypernas-") as temporary:
-            log_values(client, self._run_id, metrics=_metrics(report))
-            _write_table(report, Path(temporary) / LAYERS)
-            client.log_artifacts(self._run_id, temporary)
-            client.log_artifacts(self._run_id, str(folder))
+        assert self._begun is not None
+        begun = self._begun
+
+        def pack(files: Path) -> Delivery:
+            shutil.copytree(folder, files, dirs_exist_ok=True)
+            _write_table(report, files / LAYERS)
             if report.saved is not None:
-                client.log_artifact(self._run_id, str(report.saved), "weights")
-            command = client.get_run(self._run_id).data.params.get("command")
-            note = describe_evaluation(report, command)
-            log_values(client, self._run_id, tags={"mlflow.note.content": note, **TABLE_TAG})
-            client.set_terminated(self._run_id, status=status)
+                (files / "weights").mkdir()
+                shutil.copy(report.saved, files / "weights")
+            note = describe_evaluation(report, str(begun.params.get("command") or ""))
+            return replace(
+                begun,
+                status=status,
+                tags={**begun.tags, "mlflow.note.content": note, **TABLE_TAG},
+                metrics=_metrics(report),
+                end_ms=int(time.time() * 1000),
+            )
+
+        self._courier.post(pack)
+        try:
+            self._courier.settle()
+        finally:
+            self._courier.close()
 
 
 def _write_table(report: EvaluationReport, path: Path) -> None:
@@ -108,7 +143,7 @@ def _write_table(report: EvaluationReport, path: Path) -> None:
     path.write_text(json.dumps({"columns": columns, "data": rows}))
 
 
-def _metrics(report: EvaluationReport) -> list[Metric]:
+def _metrics(report: EvaluationReport) -> list[MetricRow]:
     random = report.random_val_accuracy
     values: dict[str, float | None] = {
         "val_accuracy": report.val_accuracy,
@@ -118,26 +153,26 @@ def _metrics(report: EvaluationReport) -> list[Metric]:
         "coverage": report.coverage,
         **{f"seconds.{name}": value for name, value in report.seconds.items()},
     }
-    found = metrics_of(values)
+    found = metric_rows(values)
     if report.finetuning is not None:
         found += _curves(report.finetuning)
     return found
 
 
-def _curves(tuning: FineTuning) -> list[Metric]:
-    found: list[Metric] = []
+def _curves(tuning: FineTuning) -> list[MetricRow]:
+    found: list[MetricRow] = []
     now = int(time.time() * 1000)
     for name, report in tuning.reports.items():
-        found += metrics_of({f"finetune.{name}.val_accuracy": tuning.before[name]}, step=0, at_ms=now)
+        found += metric_rows({f"finetune.{name}.val_accuracy": tuning.before[name]}, step=0, at_ms=now)
         for epoch in report.history:
             values = {
                 f"finetune.{name}.val_accuracy": epoch.val_accuracy,
                 f"finetune.{name}.val_loss": epoch.val_loss,
                 f"finetune.{name}.train_loss": epoch.train_loss,
             }
-            found += metrics_of(values, step=epoch.epoch, at_ms=now)
-        found += metrics_of({f"finetune.{name}.test_accuracy": report.test_accuracy}, step=report.best_epoch)
-    found += metrics_of({f"finetune.epochs_saved.{share}": n for share, n in tuning.saved.items()})
+            found += metric_rows(values, step=epoch.epoch, at_ms=now)
+        found += metric_rows({f"finetune.{name}.test_accuracy": report.test_accuracy}, step=report.best_epoch)
+    found += metric_rows({f"finetune.epochs_saved.{share}": n for share, n in tuning.saved.items()})
     return found
 
 
@@ -175,78 +210,3 @@ def describe_evaluation(report: EvaluationReport, command: str | None) -> str:
     if command:
         lines += ["", "Made by:", "", "```", command, "```"]
     return "\n".join(lines)
-
-
-# --- earlier searches ----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class StoredSearch:
-    """A search as MLflow has it.
-
-    Attributes:
-        params: of its run.
-        candidates: rows of its ranking, as ``candidate_rows`` writes them; empty where it did not come to one.
-        digest: of the candidate whose training the run is; None where the run is the search's own.
-    """
-
-    search_id: str
-    params: Mapping[str, str]
-    candidates: Sequence[Mapping[str, Any]]
-    digest: str | None
-
-
-def read_search(store: Path, run: str, tracking_uri: str | None = None) -> StoredSearch | None:
-    """The search that a run id (its own, or of a network that it trained) or a search id names; None for none.
-
-    Raises:
-        StoreError: where the store cannot be read.
-    """
-    uri = resolve_uri(store, tracking_uri)
-    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file():
-        return None  # MLflow would make one
-    quiet_environment()
-    import mlflow
-
-    with store_errors(uri), tempfile.TemporaryDirectory(prefix="hypernas-") as folder:
-        client = mlflow.MlflowClient(tracking_uri=uri)
-        run_id = run if len(run) == 32 else _run_of(client, run)
-        found = _get(client, run_id)
-        digest = None
-        if found is not None and (parent := found.data.tags.get("mlflow.parentRunId")):
-            digest = found.data.params.get("digest")
-            found = _get(client, parent)
-        if found is None or found.data.tags.get("hypernas.kind") != "search":
-            return None
-        rows = _rows(client, found.info.run_id, Path(folder))
-        return StoredSearch(found.data.tags["hypernas.search_id"], dict(found.data.params), rows, digest)
-
-
-def _get(client: MlflowClient, run_id: str | None) -> Any:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return None if run_id is None else client.get_run(run_id)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return None
-
-
-def _run_of(client: MlflowClient, search_id: str) -> str | None:
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    wanted = f"tags.`hypernas.search_id` = '{search_id}' and tags.`hypernas.kind` = 'search'"
-    runs = client.search_runs(experiments, filter_string=wanted, max_results=1)
-    return str(runs[0].info.run_id) if runs else None
-
-
-def _rows(client: MlflowClient, run_id: str, folder: Path) -> list[dict[str, Any]]:
-    there = {one.path for one in client.list_artifacts(run_id)}
-    if RANKING in there:  # all of them; the table that the pages show is cut
-        client.download_artifacts(run_id, RANKING, str(folder))
-        return read_ranking(folder)
-    if "candidates.json" not in there:
-        return []
-    path = client.download_artifacts(run_id, "candidates.json", str(folder))
-    table = json.loads(Path(path).read_text())
-    return [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]

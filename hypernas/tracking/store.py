@@ -3,166 +3,183 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
-import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hypernas.engine.records import Candidate, SearchResult, TrainingReport
 from hypernas.errors import StoreError, UsageError
 from hypernas.graphs.architecture import Architecture
 from hypernas.tracking.artifacts import TABLE_TAG, write_search, write_trained
-from hypernas.tracking.backend import open_experiment, resolve_uri, store_errors
+from hypernas.tracking.backend import check_reachable, resolve_uri, store_errors
+from hypernas.tracking.courier import Courier, Pack
+from hypernas.tracking.delivery import DataFacts, Delivery, ModelFacts
 from hypernas.tracking.environment import environment_tags
+from hypernas.tracking.sending import Sender
+from hypernas.tracking.system_metrics import SystemSampler
 from hypernas.tracking.tables import describe, describe_trained
-from hypernas.tracking.values import log_values, metrics_of, search_summary, trained_metrics, trained_params
+from hypernas.tracking.values import metric_rows, search_summary, trained_metrics, trained_params
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
-__all__ = ["SearchTracker"]
+__all__ = ["SearchTracker", "search_key", "trained_key"]
 
 STATUSES = ("FINISHED", "KILLED", "FAILED")
 
 
-class SearchTracker:
-    """Writes one search to MLflow. Nothing is opened, and mlflow not imported, before ``start`` or ``resume``.
+def search_key(search_id: str) -> str:
+    """Of the delivery of a search's own run."""
+    return f"search/{search_id}"
 
-    ``start`` may run in a thread: it takes seconds when it creates a store.
+
+def trained_key(search_id: str, digest: str) -> str:
+    """Of the delivery of a trained network's run."""
+    return f"{search_key(search_id)}/{digest[:12]}"
+
+
+class SearchTracker:
+    """Tells MLflow of one search. Nothing is opened, and mlflow not imported, before ``start``.
+
+    What is told is sent by a thread, in order; ``settle`` waits for it. What a store does not take is kept in the
+    folder and sent later (``hypernas.tracking.syncing``).
 
     Args:
-        store: folder of the SQLite file and the artifacts.
+        out: folder of the results, with the SQLite file and the artifacts where no other store is named.
         experiment: MLflow's experiment that gets the runs.
         tracking_uri: of another store, such as a server; default ``$MLFLOW_TRACKING_URI``, else the folder's file.
+        say: told where something has to wait.
     """
 
-    def __init__(self, store: Path, *, experiment: str, tracking_uri: str | None = None) -> None:
-        self._store = Path(store)
-        self._uri = resolve_uri(self._store, tracking_uri)
+    def __init__(
+        self,
+        out: Path,
+        *,
+        experiment: str,
+        tracking_uri: str | None = None,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
         self._experiment = experiment
-        self._lock = threading.Lock()
-        self._opened: tuple[MlflowClient, str] | None = None
-        self._run_id: str | None = None
+        self._sender = Sender(Path(out), resolve_uri(Path(out), tracking_uri))
+        self._courier = Courier(self._sender, Path(out), say)
+        self._system = SystemSampler()
+        self._parent: Delivery | None = None
+        self._search_id = ""
 
     @property
     def tracking_uri(self) -> str:
-        return self._uri
-
-    def _open(self) -> tuple[MlflowClient, str]:
-        with self._lock:
-            if self._opened is None:
-                self._opened = open_experiment(self._store, self._uri, self._experiment)
-            return self._opened
+        return self._sender.uri
 
     @property
     def run_id(self) -> str | None:
-        """Of the parent run, once it was started."""
-        return self._run_id
+        """Of the search's run, once it was made."""
+        return self._sender.run_ids.get(search_key(self._search_id))
 
-    def _parent(self) -> tuple[MlflowClient, str]:
-        if self._run_id is None:
-            raise UsageError("A tracker writes to the run that start or resume gave it", remedy="Call one of them.")
-        return self._open()[0], self._run_id
+    @property
+    def n_kept(self) -> int:
+        """How many runs' news could not be sent so far."""
+        return self._courier.n_kept
+
+    @property
+    def seconds(self) -> float:
+        """Spent on packing and sending, in the thread."""
+        return self._courier.seconds
+
+    def run_of(self, digest: str) -> str | None:
+        """The run of a trained network, once it was made."""
+        return self._sender.run_ids.get(trained_key(self._search_id, digest))
+
+    def check_reachable(self) -> None:
+        """Raises StoreError where the store is a server that does not answer, or does not let us in."""
+        check_reachable(self.tracking_uri)
+
+    def check(self) -> None:
+        """Raises StoreError where the store has turned out to be one that cannot be written."""
+        self._courier.check()
+
+    def settle(self) -> None:
+        """Wait until all that was told is sent or kept. Raises StoreError as ``check``."""
+        self._courier.settle()
+
+    def close(self) -> None:
+        """Try once more to send what was kept, and end the thread. Raises nothing."""
+        self._system.stop()
+        self._courier.close()
 
     # --- the search's own run ---
 
-    def start(self, search_id: str, parameters: Mapping[str, Any], tags: Mapping[str, str]) -> str:
-        """Create the parent run, in state RUNNING; returns its run id.
+    def start(
+        self,
+        search_id: str,
+        parameters: Mapping[str, Any],
+        tags: Mapping[str, str],
+        data: Sequence[DataFacts] = (),
+    ) -> None:
+        """Make the search's run, in state RUNNING; where an earlier process made it, it runs again."""
+        own = {"hypernas.kind": "search", "hypernas.search_id": search_id, "mlflow.runColor": "#0072B2"}
+        self._search_id = search_id
+        started = int(time.time() * 1000)
+        self._parent = Delivery(
+            search_key(search_id),
+            self._experiment,
+            " ".join(str(part) for part in (parameters.get("data"), search_id) if part),
+            "RUNNING",
+            tags={**environment_tags(), **tags, **own},
+            params=parameters,
+            data=data,
+            start_ms=started,
+        )
+        delivery = self._parent
+        self._system.start()
+        self._courier.post(lambda files: delivery)
 
-        Raises:
-            StoreError: where the store cannot be created or written.
-        """
-        client, experiment_id = self._open()
-        kinds = {"hypernas.kind": "search", "hypernas.search_id": search_id, "mlflow.runColor": "#0072B2"}
-        name = " ".join(str(part) for part in (parameters.get("data"), search_id) if part)
-        with store_errors(self._uri):
-            run = client.create_run(experiment_id, run_name=name, tags={**environment_tags(), **tags, **kinds})
-            run_id = str(run.info.run_id)
-            log_values(client, run_id, params=parameters)
-        self._run_id = run_id
-        return run_id
-
-    def resume(self, run_id: str) -> None:
-        """Continue a run of this store; it is RUNNING again.
-
-        Raises:
-            StoreError: where the store has no such run.
-        """
-        client, _ = self._open()
-        with store_errors(f"{self._uri}, run {run_id}"):
-            client.update_run(run_id, status="RUNNING")
-        self._run_id = run_id
-
-    def resume_search(self, search_id: str, parameters: Mapping[str, Any]) -> bool:
-        """Continue the run of a search, where an earlier process has started one; returns whether it has.
-
-        Args:
-            parameters: for a run whose process was killed before it logged them.
-
-        Raises:
-            StoreError: where the store cannot be read or written.
-        """
-        client, experiment_id = self._open()
-        wanted = f"tags.`hypernas.search_id` = '{search_id}' and tags.`hypernas.kind` = 'search'"
-        with store_errors(self._uri):
-            runs = client.search_runs([experiment_id], filter_string=wanted, max_results=1)
-        if not runs:
-            return False
-        self.resume(str(runs[0].info.run_id))
-        if not runs[0].data.params:
-            with store_errors(self._uri):
-                log_values(client, str(self._run_id), params=parameters)
-        return True
-
-    def find_trained(self, digest: str) -> str | None:
-        """The child run of a trained network, where an earlier process has finished logging it."""
-        client, parent = self._parent()
-        wanted = f"tags.`mlflow.parentRunId` = '{parent}' and tags.`hypernas.digest` = '{digest}'"
-        with store_errors(self._uri):
-            for run in client.search_runs([self._open()[1]], filter_string=wanted):
-                if run.info.status == "FINISHED":
-                    return str(run.info.run_id)
-                client.delete_run(run.info.run_id)  # half made when the process was killed
-        return None
+    def tell(self, pack: Pack) -> None:
+        """Send another run's news with those of the search: the meta-training of its GHN."""
+        self._courier.post(pack)
 
     def discard(self) -> None:
         """Delete the run that ``start`` made, if it did: there is nothing to tell."""
-        if self._run_id is not None:
-            with contextlib.suppress(StoreError), store_errors(self._uri):
-                self._open()[0].delete_run(self._run_id)
-            self._run_id = None
+        with contextlib.suppress(StoreError):
+            self._courier.settle()
+        if self.run_id is not None:
+            client, _ = self._sender.open(self._experiment)
+            with contextlib.suppress(StoreError), store_errors(self.tracking_uri):
+                client.delete_run(self.run_id)
+            self._sender.run_ids.clear()
 
     def finish(
         self,
         result: SearchResult,
         architectures: Mapping[str, Architecture],
         status: str,
-        *,
-        ranking: Path | None = None,
+        folder: Path,
     ) -> None:
-        """Write the ranking, figures and description of a search, and end its run.
+        """Tell the ranking, figures, report and description of a search, and end its run.
 
-        May be called again after ``resume``: the artifacts are replaced.
+        May be called again after another ``start``: the artifacts are replaced.
 
         Args:
             result: all candidates, in rank order.
             architectures: those to draw, by digest, in any number.
             status: ``FINISHED``, ``KILLED`` (interrupted) or ``FAILED``.
-            ranking: the whole ranking as a parquet file, where there is one.
+            folder: of the search, with what ``save_result`` wrote.
         """
         if status not in STATUSES:
             raise UsageError(f"The status of a finished run is one of {', '.join(STATUSES)}", value=status)
-        client, run_id = self._parent()
-        with store_errors(self._uri), tempfile.TemporaryDirectory(prefix="hypernas-") as folder:
-            write_search(Path(folder), result.candidates, architectures, ranking)
-            log_values(client, run_id, metrics=metrics_of(search_summary(result)))
-            client.log_artifacts(run_id, folder)
-            command = client.get_run(run_id).data.params.get("command")
-            note = describe(result, status, command)
-            log_values(client, run_id, tags={"mlflow.note.content": note, **TABLE_TAG})
-            client.set_terminated(run_id, status=status)
+        if self._parent is None:
+            raise UsageError("A tracker writes to the run that start gave it", remedy="Call start.")
+        parent, end_ms = self._parent, int(time.time() * 1000)
+
+        def pack(files: Path) -> Delivery:
+            write_search(files, result, architectures, folder)
+            note = describe(result, status)
+            return Delivery(
+                **{name: getattr(parent, name) for name in ("key", "experiment", "name", "params", "data", "start_ms")},
+                status=status,
+                tags={**parent.tags, "mlflow.note.content": note, **TABLE_TAG},
+                metrics=[*metric_rows(search_summary(result)), *self._system.rows(parent.start_ms or 0, end_ms)],
+                end_ms=end_ms,
+            )
+
+        self._courier.post(pack)
 
     # --- trained networks ---
 
@@ -172,35 +189,46 @@ class SearchTracker:
         architecture: Architecture,
         report: TrainingReport,
         tags: Mapping[str, str] | None = None,
-    ) -> str:
-        """A child run for a trained network, with its curves, pictures and weights; returns its run id.
+        *,
+        data: Sequence[DataFacts] = (),
+        model: ModelFacts | None = None,
+    ) -> None:
+        """Tell of a trained network: a child run with its curves, pictures, weights, and the MLflow model.
 
         Args:
             architecture: at the scale at which it was trained.
-
-        Raises:
-            StoreError: where something cannot be written, or the weights not read; no run is left half made by that.
+            model: what the MLflow model is told; None where none is to be logged.
         """
-        client, parent = self._parent()
+        if self._parent is None:
+            raise UsageError("A tracker writes to the run that start gave it", remedy="Call start.")
         end_ms = int(time.time() * 1000)
         start_ms = end_ms - int(report.seconds * 1000)
+        parent, rank = self._parent.key, candidate.rank
         own = {
             "hypernas.kind": "trained",
             "hypernas.digest": candidate.digest,
-            "mlflow.parentRunId": parent,
-            "mlflow.note.content": describe_trained(candidate, report),
+            "hypernas.rank": f"{rank:03d}",  # MLflow sorts tags as text
+            "hypernas.search_id": self._search_id,
+            "mlflow.note.content": describe_trained(candidate, report, self._search_id),
         }
-        with store_errors(self._uri), tempfile.TemporaryDirectory(prefix="hypernas-") as folder:
-            write_trained(Path(folder), architecture, report, label=candidate.digest[:8])
-            run = client.create_run(
-                self._open()[1],
-                start_time=start_ms,
-                run_name=f"rank {candidate.rank}: {candidate.digest[:8]} ({report.init})",
-                tags={**environment_tags(), **(tags or {}), **own},
-            )
-            run_id = str(run.info.run_id)
-            metrics = trained_metrics(candidate, report, start_ms)
-            log_values(client, run_id, metrics=metrics, params=trained_params(candidate, report))
-            client.log_artifacts(run_id, folder)
-            client.set_terminated(run_id, status="FINISHED", end_time=end_ms)
-        return run_id
+        system = self._system.rows(start_ms, end_ms)
+        delivery = Delivery(
+            trained_key(self._search_id, candidate.digest),
+            self._experiment,
+            f"rank {rank:03d}: {candidate.digest[:8]} ({report.init})",
+            "FINISHED",
+            tags={**environment_tags(), **(tags or {}), **own},
+            params=trained_params(candidate, report),
+            metrics=[*trained_metrics(candidate, report, start_ms), *system],
+            data=data,
+            start_ms=start_ms,
+            end_ms=end_ms,
+            parent=parent,
+            model=model if report.weights is not None else None,
+        )
+
+        def pack(files: Path) -> Delivery:
+            write_trained(files, architecture, report, label=candidate.digest[:8], facts=model)
+            return delivery
+
+        self._courier.post(pack)

@@ -8,24 +8,18 @@ from typing import TYPE_CHECKING
 
 from hypernas.engine.records import Candidate, SearchResult, TrainingReport
 from hypernas.engine.results import COLUMNS, candidate_rows
+from hypernas.results.prediction import prediction
+from hypernas.results.winner import victory, winner
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["best_trained", "candidate_table", "describe", "describe_trained", "finite", "short"]
+__all__ = ["candidate_table", "describe", "describe_trained", "finite", "short"]
 
 
 def finite(values: Mapping[str, float | None]) -> dict[str, float]:
     """The values that a metric can hold: None, NaN and infinities are left out."""
     return {key: float(value) for key, value in values.items() if value is not None and math.isfinite(value)}
-
-
-def best_trained(candidates: Sequence[Candidate]) -> Candidate | None:
-    """The trained candidate with the best val accuracy: test accuracies choose nothing."""
-    trained = [candidate for candidate in candidates if candidate.training is not None and candidate.error is None]
-    return max(
-        trained, key=lambda candidate: candidate.training.val_accuracy if candidate.training else 0, default=None
-    )
 
 
 def candidate_table(candidates: Sequence[Candidate]) -> pd.DataFrame:
@@ -40,22 +34,20 @@ def candidate_table(candidates: Sequence[Candidate]) -> pd.DataFrame:
 # --- Markdown ------------------------------------------------------------------------------------------------------
 
 
-def describe(result: SearchResult, status: str, command: str | None, top: int = 10) -> str:
-    """The description of a search's run: what was searched, the first of the ranking, and how to make it again."""
+def describe(result: SearchResult, status: str, top: int = 10) -> str:
+    """The description of a search's run: what was searched, what won and by how much, whether the ranking is to be
+    trusted, how the winner is used, and how to make it again.
+    """
+    rows = result.candidates
     lines = [
-        f"**{len(result.candidates):,} candidates** of `{result.space}` on `{result.data}`, ranked with "
-        f"weights that the GHN `{result.ghn}` emitted ({_state(result, status)}).",
+        f"**{len(rows):,} architectures** of `{result.space}`, ranked on `{result.data}` without training them, by "
+        f"weights that the hypernetwork `{result.ghn}` emitted ({_state(result, status)}).",
         "",
+        *_winner(result),
+        *_trust(result),
     ]
-    best = best_trained(result.candidates)
-    if best is not None and best.training is not None:
-        lines += [
-            f"Best on the val split: **`{best.digest[:8]}`** (rank {best.rank}), val accuracy "
-            f"{best.training.val_accuracy:.2f} %, **test accuracy {best.training.test_accuracy:.2f} %**.",
-            "",
-        ]
-    lines += _top_table(result.candidates, top)
-    failed = sum(candidate.score is None for candidate in result.candidates)
+    lines += _top_table(rows, top)
+    failed = sum(candidate.score is None for candidate in rows)
     if failed:
         lines += ["", f"Not scored: {failed:,}; these rank last, with the reason in column `error`."]
     lines += [
@@ -66,31 +58,67 @@ def describe(result: SearchResult, status: str, command: str | None, top: int = 
             else "Score: mean log-rank of the training-free signals within a reference sample of the space, ± its "
             "standard error; higher is better, about 0 in the middle."
         )
-        + " Accuracies in per cent, after full training. FLOPs are multiply-accumulates of one image.",
+        + " Accuracies in per cent, after full training: val chose, test is reported. FLOPs are multiply-accumulates "
+        "of one image.",
         "",
         *([result.race, ""] if result.race else []),
+        *([f"Objectives: {', '.join(result.objectives)}.", ""] if len(result.objectives) > 1 else []),
         f"Scored at `{result.scoring_scale.name}`, trained at `{result.full_scale.name}`. {_times(result.seconds)}",
         "",
-        "The ranking: artifact `candidates.json` (the first 1,000; all of it: `candidates.parquet`). "
-        "Trained networks: the child runs.",
+        "**Look further:** artifacts `report.html` (everything on one page), `figures/`, `candidates.json` (the first "
+        "1,000 of the ranking; all of it: `candidates.parquet`), `architectures/`. Trained networks: the child runs.",
     ]
-    if command:
-        lines += ["", "Made by:", "", "```", command, "```"]
+    if command := result.options.get("command"):
+        lines += ["", "Made by:", "", "```", str(command), "```"]
     return "\n".join(lines)
 
 
-def describe_trained(candidate: Candidate, report: TrainingReport) -> str:
+def _winner(result: SearchResult) -> list[str]:
+    best = winner(result.candidates)
+    if best is None:
+        return []
+    if best.training is None:
+        return [f"First of the ranking: **`{best.digest[:8]}`**. {victory(result.candidates)}", ""]
+    report, name = best.training, f"{result.search_id}:{best.rank}"
+    return [
+        f"**Winner: `{best.digest[:8]}`** (rank {best.rank}), val accuracy {report.val_accuracy:.2f} %, **test "
+        f"accuracy {report.test_accuracy:.2f} %**, {short(report.n_parameters)} parameters, {short(report.flops)} "
+        "FLOPs. "
+        f"{victory(result.candidates)}",
+        "",
+        f"Use it: `hypernas export {name} --format onnx` (or `python`, `torch-export`, `state-dict`)"
+        + (f", or `mlflow.pytorch.load_model('runs:/{best.run_id}/network')`." if best.run_id else "."),
+        "",
+    ]
+
+
+def _trust(result: SearchResult) -> list[str]:
+    found = prediction(result.candidates)
+    if found.tau.value is None:
+        return []
+    interval = "" if found.tau.low is None else f" (95 % interval {found.tau.low:.2f} to {found.tau.high:.2f})"
+    few = "" if found.tau.low is not None else ", too few for an interval"
+    return [
+        f"Can the ranking be trusted? Among the {found.n} trained networks, score and val accuracy agree with "
+        f"Kendall's tau {found.tau.value:.2f}{interval}{few}. {found.caveat}".rstrip(),
+        "",
+    ]
+
+
+def describe_trained(candidate: Candidate, report: TrainingReport, search_id: str) -> str:
     """The description of a trained network's run."""
     score = "none" if candidate.score is None else f"{candidate.score:.4f}"
     if candidate.score is not None and candidate.score_se is not None:
         score += f" ± {candidate.score_se:.4f}"
     return (
-        f"Candidate `{candidate.digest[:8]}`, rank {candidate.rank} (score before training {score}), trained in full "
-        f"from {report.init} weights at `{report.scale.name}`: val accuracy {report.val_accuracy:.2f} %, "
-        f"**test accuracy {report.test_accuracy:.2f} %** with the weights of epoch {report.best_epoch} (best on the "
-        f"val split) of {len(report.history)}; {short(report.n_parameters)} parameters, {short(report.flops)} FLOPs an "
-        f"image, {report.seconds:,.0f} s.\n\n"
-        "The network: artifacts `model/architecture.json` and `model/weights.safetensors`."
+        f"Candidate `{candidate.digest[:8]}`, rank {candidate.rank} of search `{search_id}` (score before training "
+        f"{score}), trained in full from {report.init} weights at `{report.scale.name}`: val accuracy "
+        f"{report.val_accuracy:.2f} %, **test accuracy {report.test_accuracy:.2f} %** with the weights of epoch "
+        f"{report.best_epoch} (best on the val split) of {len(report.history)}; {short(report.n_parameters)} "
+        f"parameters, {short(report.flops)} FLOPs an image, {report.seconds:,.0f} s.\n\n"
+        f"**Use it:** `hypernas export {search_id}:{candidate.rank} --format onnx` (or `python`, `torch-export`, "
+        "`state-dict`), or the model `network` of this run: `mlflow.pytorch.load_model`, `mlflow models serve`. The "
+        "network as hypernas has it: artifacts `model/architecture.json` and `model/weights.safetensors`."
     )
 
 

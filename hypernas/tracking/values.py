@@ -8,13 +8,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hypernas.engine.records import Candidate, SearchResult, TrainingReport
-from hypernas.tracking.tables import best_trained, finite
+from hypernas.results.prediction import prediction
+from hypernas.results.winner import winner
+from hypernas.tracking.delivery import MetricRow
+from hypernas.tracking.tables import finite
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric
 
-__all__ = ["log_values", "metrics_of", "search_summary", "trained_metrics", "trained_params"]
+__all__ = ["log_values", "metric_rows", "search_summary", "to_metrics", "trained_metrics", "trained_params"]
 
 BATCH = 100  # values in one request: MLflow takes up to 100 params or tags in one (and 1,000 metrics)
 LONGEST_PARAM, LONGEST_TAG = 6_000, 8_000  # characters that MLflow stores
@@ -44,23 +47,28 @@ def _text(value: object, longest: int) -> str:
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
-def metrics_of(values: Mapping[str, float | None], *, step: int = 0, at_ms: int | None = None) -> list[Metric]:
+def metric_rows(values: Mapping[str, float | None], *, step: int = 0, at_ms: int | None = None) -> list[MetricRow]:
     """The finite values at one step; ``at_ms`` is in milliseconds since 1970, now by default."""
+    when = int(time.time() * 1000) if at_ms is None else at_ms
+    return [(key, value, when, step) for key, value in finite(values).items()]
+
+
+def to_metrics(rows: Sequence[MetricRow]) -> list[Metric]:
     from mlflow.entities import Metric
 
-    when = int(time.time() * 1000) if at_ms is None else at_ms
-    return [Metric(key, value, when, step) for key, value in finite(values).items()]
+    return [Metric(*row) for row in rows]
 
 
 def search_summary(result: SearchResult) -> dict[str, float | None]:
     """Final metrics of a search. The test accuracy is that of the trained network with the best val accuracy."""
     scores = finite({c.digest: c.score for c in result.candidates if c.error is None})
-    best = best_trained(result.candidates)
+    best = winner(result.candidates)
     training = best.training if best is not None else None
     return {
         "n_candidates": len(result.candidates),
         "n_scored": len(scores),
         "n_trained": sum(candidate.training is not None for candidate in result.candidates),
+        "tau": prediction(result.candidates).tau.value,
         "best_score": max(scores.values(), default=None),
         "best_val_accuracy": training.val_accuracy if training else None,
         "best_test_accuracy": training.test_accuracy if training else None,
@@ -68,12 +76,12 @@ def search_summary(result: SearchResult) -> dict[str, float | None]:
     }
 
 
-def trained_metrics(candidate: Candidate, report: TrainingReport, start_ms: int) -> list[Metric]:
+def trained_metrics(candidate: Candidate, report: TrainingReport, start_ms: int) -> list[MetricRow]:
     """Curves, one point an epoch at its own time, and final values."""
-    return [*_curves(report, start_ms), *metrics_of(_final(candidate, report), step=report.best_epoch)]
+    return [*_curves(report, start_ms), *metric_rows(_final(candidate, report), step=report.best_epoch)]
 
 
-def _curves(report: TrainingReport, start_ms: int) -> Iterator[Metric]:
+def _curves(report: TrainingReport, start_ms: int) -> Iterator[MetricRow]:
     elapsed = 0.0
     for epoch in report.history:
         elapsed += epoch.seconds
@@ -84,13 +92,14 @@ def _curves(report: TrainingReport, start_ms: int) -> Iterator[Metric]:
             "epoch.val_accuracy": epoch.val_accuracy,
             "epoch.learning_rate": epoch.learning_rate,
         }
-        yield from metrics_of(values, step=epoch.epoch, at_ms=start_ms + int(elapsed * 1000))
+        yield from metric_rows(values, step=epoch.epoch, at_ms=start_ms + int(elapsed * 1000))
 
 
 def _final(candidate: Candidate, report: TrainingReport) -> dict[str, float | None]:
     return {
         "val_accuracy": report.val_accuracy,
         "test_accuracy": report.test_accuracy,
+        "rank": candidate.rank,
         "score": candidate.score,
         "score_se": candidate.score_se,
         "best_epoch": report.best_epoch,

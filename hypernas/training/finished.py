@@ -53,6 +53,7 @@ def finished_training(
             architecture.flops,
             about["seconds"],
             path,
+            None if about["confusion"] is None else tuple(map(tuple, about["confusion"])),
         )
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError):
         return None  # nothing there, or nothing that a training left whole: it is trained again

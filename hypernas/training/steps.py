@@ -12,7 +12,7 @@ from hypernas.networks.interpreter import autocast
 from hypernas.networks.network import Network
 from hypernas.training.settings import TrainSettings
 
-__all__ = ["evaluate", "learning_rate", "make_optimizer"]
+__all__ = ["confusion", "evaluate", "learning_rate", "make_optimizer"]
 
 
 def make_optimizer(network: Network, settings: TrainSettings) -> torch.optim.SGD:
@@ -42,3 +42,14 @@ def evaluate(network: Network, images: Tensor, labels: Tensor, batch: int = 500)
             loss += F.cross_entropy(logits, y, reduction="sum").item()
             hits += int((logits.argmax(1) == y).sum())
     return loss / len(labels), hits / len(labels) * 100
+
+
+def confusion(network: Network, images: Tensor, labels: Tensor, n_classes: int, batch: int = 500) -> Tensor:
+    """Counts (true class, predicted class) in evaluation mode, int64, on the CPU."""
+    network.eval()
+    counts = torch.zeros(n_classes * n_classes, dtype=torch.int64, device=images.device)
+    with torch.inference_mode(), autocast(images.device):
+        for i in range(0, len(labels), batch):
+            x, y = images[i : i + batch].contiguous(memory_format=torch.channels_last), labels[i : i + batch]
+            counts += torch.bincount(y * n_classes + network(x).argmax(1), minlength=len(counts))
+    return counts.view(n_classes, n_classes).cpu()

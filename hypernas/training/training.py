@@ -30,9 +30,11 @@ from hypernas.spaces.space import Scale
 from hypernas.training.checkpoint import Saved, read_checkpoint, remove_checkpoint, write_checkpoint
 from hypernas.training.identity import check_same, identity, same_or_halved
 from hypernas.training.settings import TrainSettings
-from hypernas.training.steps import evaluate, learning_rate, make_optimizer
+from hypernas.training.steps import confusion, evaluate, learning_rate, make_optimizer
 
 __all__ = ["Training"]
+
+CONFUSION_CLASSES = 100  # of more, a table of all pairs is too large to keep and to look at
 
 
 class Training:
@@ -274,9 +276,11 @@ class Training:
         assert self.finished, "a training that is not finished has nothing to report"
         self.network.load_state_dict(self._best)
         test = self.dataset.images("test", resolution=self._resolution, device=self._device)
-        test_accuracy, seconds, path = evaluate(self.network, *test)[1], self.seconds, None
+        counts = confusion(self.network, *test, self.dataset.n_classes)
+        test_accuracy, seconds, path = counts.trace().item() / counts.sum().item() * 100, self.seconds, None
+        rows = counts.tolist() if self.dataset.n_classes <= CONFUSION_CLASSES else None
         if folder is not None:
-            about = {**self._about(), "test_accuracy": test_accuracy, "seconds": seconds}
+            about = {**self._about(), "test_accuracy": test_accuracy, "seconds": seconds, "confusion": rows}
             extra = {"digest": self.architecture.digest, "scale": self.scale.to_json(), "training": about}
             path = self.network.save(folder, extra)
             remove_checkpoint(folder)
@@ -291,6 +295,7 @@ class Training:
             self.architecture.flops,
             seconds,
             path,
+            None if rows is None else tuple(map(tuple, rows)),
         )
 
 
