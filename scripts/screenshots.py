@@ -20,6 +20,7 @@ import sys
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,16 @@ from PIL import Image
 WINDOW = {"width": 1400, "height": 900}
 SHOWN_WITHIN_MS = 60_000
 SETTLED_MS = 1_000  # transitions and charts
-COLOURS = 128  # text on white stays sharp, and a picture takes a third of the bytes
+COLOURS = 256  # as many as a palette has: text stays sharp, and a picture takes half of the bytes
 FIGURES = ("learning_curves", "score_against_trained", "score_against_params", "")  # the first that there is
-QUIET = "[data-assistant-ui] { display: none !important }"  # the button of an assistant for chats
+# the button of an assistant for chats, and the frame of the cell that was clicked
+QUIET = "[data-assistant-ui] { display: none !important } .ag-cell-focus { border-color: transparent !important }"
+SHOWN_FOLDER = "file:///home/you/mlruns/"
+WITHOUT_FOLDERS = """shown => {
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode())
+    texts.currentNode.data = texts.currentNode.data.replace(/file:\\/\\/\\/\\S*?(?=artifacts\\/)/, shown);
+}"""  # in the path of an artifact: the machine of who made the picture is nobody's business
 
 
 class Pages:
@@ -69,7 +77,7 @@ def shots(pages: Pages, run: dict[str, Any]) -> Iterator[tuple[str, str | None, 
     """Name, path within the pages (None: the store does not have it), and what to wait for."""
     experiment, run_id = run["info"]["experiment_id"], run["info"]["run_id"]
     here = f"/experiments/{experiment}/runs"
-    yield "run-list", here, lambda page: page.locator(".ag-pinned-left-cols-container .ag-row a").first.wait_for()
+    yield "run-list", here, _unfold_newest
     yield "search", f"{here}/{run_id}", lambda page: page.get_by_text("best_val_accuracy").first.wait_for()
     figures = [file for file in pages.files(run_id, "figures") if file.endswith((".png", ".html"))]
     figure = next((file for name in FIGURES for file in figures if name in file), None)
@@ -95,19 +103,31 @@ def shots(pages: Pages, run: dict[str, Any]) -> Iterator[tuple[str, str | None, 
     )
 
 
+def _unfold_newest(page: Any) -> None:
+    """The list of runs, with the trained networks of its first search below it."""
+    rows = page.locator(".ag-pinned-left-cols-container .ag-row")
+    rows.first.locator("[role=button], button").first.click()
+    rows.nth(1).wait_for()
+    page.mouse.move(0, 0)
+
+
 def _wait_for_preview(page: Any) -> None:
     """A picture, a table or a page beside the tree of artifacts."""
-    page.locator("img[class*=image], .artifact-image-viewer img, iframe, [role=table], table").first.wait_for()
+    page.wait_for_function(
+        "document.querySelector('iframe, [role=table], table') !== null"
+        " || [...document.images].some(image => image.src.startsWith('blob:') && image.naturalWidth > 0)"
+    )
 
 
-def take(browser: Any, pages: Pages, path: str, shown: Callable[[Any], None], now_ms: int) -> bytes:
+def take(browser: Any, pages: Pages, path: str, shown: Callable[[Any], None], now: datetime) -> bytes:
     context = browser.new_context(viewport=WINDOW, color_scheme="light", timezone_id="UTC", locale="en-GB")
     page = context.new_page()
     page.set_default_timeout(SHOWN_WITHIN_MS)
-    page.clock.set_fixed_time(now_ms)
+    page.clock.install(time=now)
     page.goto(pages.link(path))
     shown(page)
     page.add_style_tag(content=QUIET)
+    page.evaluate(WITHOUT_FOLDERS, SHOWN_FOLDER)
     page.wait_for_timeout(SETTLED_MS)
     picture: bytes = page.screenshot(animations="disabled", caret="hide")
     context.close()
@@ -118,7 +138,8 @@ def small_png(picture: bytes) -> bytes:
     """The picture with a palette, which for pages is as good to look at."""
     image = Image.open(io.BytesIO(picture)).convert("RGB")
     out = io.BytesIO()
-    image.quantize(COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
+    # by distance in colour: the median cut spends its palette on shades of white and turns small green marks grey
+    image.quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
     return out.getvalue()
 
 
@@ -142,14 +163,15 @@ def main() -> None:
         if found is None:
             sys.exit("hypernas ui gave no link to a run")
         run = pages.ask("runs/get", run_id=found[1])["run"]
-        now_ms = int(run["info"].get("end_time", run["info"]["start_time"])) + 3_600_000
+        ended_ms = int(run["info"].get("end_time", run["info"]["start_time"]))
+        now = datetime.fromtimestamp(ended_ms / 1000, UTC) + timedelta(hours=1)
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
             for name, place, shown in shots(pages, run):
                 if place is None:
                     print(f"{name}: not in this store")
                     continue
-                png = small_png(take(browser, pages, place, shown, now_ms))
+                png = small_png(take(browser, pages, place, shown, now))
                 (options.outdir / f"{name}.png").write_bytes(png)
                 print(f"{name}: {len(png) / 1000:.0f} kB")
             browser.close()

@@ -85,9 +85,7 @@ def test_every_run_is_the_same_in_the_other_store(there: SimpleNamespace) -> Non
 
 def without_places(result: SearchResult) -> SearchResult:
     rows = [
-        dataclasses.replace(
-            row, run_id=None, training=row.training and dataclasses.replace(row.training, weights=None)
-        )
+        dataclasses.replace(row, run_id=None, training=row.training and dataclasses.replace(row.training, weights=None))
         for row in result.candidates
     ]
     return dataclasses.replace(result, run_id=None, candidates=rows)

@@ -12,6 +12,8 @@ from exported_networks import SPACES, TOLERANCE, check_source, make_network, sam
 from primitive_cases import APPLIED, Case
 from safetensors.torch import load_file
 from traced_modules import MODULES, SHAPE
+from zoo.family import Unavailable
+from zoo.hub import HUB
 from zoo.tables import CLASSICS, ORDINARY
 
 from hypernas.errors import ArchitectureError, CheckpointError, UsageError
@@ -135,6 +137,19 @@ def test_a_layer_that_is_applied_twice_is_one_layer() -> None:
     assert check_source(architecture) <= TOLERANCE
 
 
+def test_layers_may_read_constants_and_parameters() -> None:
+    """As a learnt table of relative positions does."""
+    g = Builder((4, 8, 8))
+    with g.scope("table"):
+        table = g.linear(g.op("constant", value=pack(torch.randn(3, 5)), name="positions"), 8)
+    with g.scope("token"):
+        token = g.linear(g.parameter((1, 5), "bias", "start"), 8)
+    x = g.op("add", g.input, g.op("sum", table, axes=(0,)))
+    architecture = g.finish(g.op("add", x, token))
+    assert python_source(architecture).count("nn.Linear(5, 8)") == 2
+    assert check_source(architecture) <= TOLERANCE
+
+
 def test_constants_are_buffers_that_are_not_saved() -> None:
     g = Builder((4, 8, 8))
     small = g.op("constant", value=pack(torch.tensor([0.1, -2.0]).reshape(2, 1)), name="c")
@@ -189,7 +204,7 @@ def test_names_of_an_architecture_are_never_code() -> None:
     with g.scope(evil):
         x = g.conv(g.relu(g.conv(g.input, 4, name=evil)), 4)
     architecture = g.finish(g.conv(x, 4, name=f"layers.{evil}"))
-    tree = ast.parse(python_source(architecture, title=evil, doc=[evil], class_name="Net"))
+    tree = ast.parse(python_source(architecture, title=evil, doc=[evil], class_name="Net", weights=evil))
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.Raise)]
     assert check_source(architecture) <= TOLERANCE
 
@@ -332,6 +347,16 @@ def test_all_traced_modules_compute_the_same(name: str) -> None:
 def test_traced_networks_of_others_compute_the_same(name: str) -> None:
     family = FAMILIES[name]
     assert check_traced(family.build(), family.input_shape) <= TOLERANCE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["swin", "swin-v2", "convnext", "mobilevit", "dinov2"])
+def test_traced_transformers_compute_the_same(name: str) -> None:
+    try:
+        module = HUB[name].build()
+    except Unavailable as reason:
+        pytest.skip(str(reason))
+    assert check_traced(module, HUB[name].input_shape) <= TOLERANCE
 
 
 def test_saved_files_load_as_they_are(tmp_path: Path) -> None:

@@ -120,7 +120,9 @@ def test_a_delivery_reads_back_as_it_was(tmp_path: Path) -> None:
     to.settle()
     to.close()
     (kept,) = Outbox(tmp_path).kept()
-    assert kept.delivery == Delivery("search/x y/é", "e", "search/x y/é", "RUNNING", {}, {"a": [1]}, [("m", 0.5, 1, 2)], [])
+    assert kept.delivery == Delivery(
+        "search/x y/é", "e", "search/x y/é", "RUNNING", {}, {"a": [1]}, [("m", 0.5, 1, 2)], []
+    )
     assert (kept.files / "text").read_text() == "of search/x y/é"
 
 

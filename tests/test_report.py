@@ -236,6 +236,7 @@ def test_no_text_of_a_record_becomes_an_element(record: SearchRecord) -> None:
     assert len(hostile.scripts) == len(harmless.scripts)
     assert "alert(1)" in hostile.text  # shown, as text
     assert "{{7*7}}" in hostile.text
+    assert not [text for attrs, text in hostile.scripts if attrs.get("id") == "data" and set("<>&") & set(text)]
     row = hostile.rows()[0]
     assert HOSTILE in row["digest"]
     assert all(HOSTILE in text for pair in row["decisions"].items() for text in pair)

@@ -7,6 +7,7 @@ import io
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +213,14 @@ def test_a_click_on_a_point_opens_its_row(shown: Shown) -> None:
         "document.getElementById('plot-area').data.find(t => t.name === 'selected').customdata"
     )
     assert selected == [place["row"]]
+
+
+def test_the_candidate_that_was_named_is_open(browser: Any, record: SearchRecord, tmp_path: Path) -> None:
+    named = record.result.candidates[PAGE + 3]
+    path = write_report(replace(record, named=named), tmp_path / "report.html", pictures=drawn(record))
+    with browser_page(browser, path) as shown:
+        assert shown.page.locator("#table tr.open code").inner_text() == named.digest[:8]
+        assert shown.page.inner_text("#page-now").startswith("page 2 of")
 
 
 def test_a_log_axis_says_what_it_cannot_show(shown: Shown, record: SearchRecord) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import random
 import re
@@ -170,6 +171,15 @@ def test_a_candidate(cli: InProcess) -> None:
     told = cli("show", f"{IDS[0]}:3", "--json").last
     assert told["digest"] == candidate.digest and told["training"]["val_accuracy"] == 92.5
     assert told["structure"] == architectures[candidate.digest].structure
+
+
+def test_json_holds_no_number_that_json_does_not_have(cli: InProcess) -> None:
+    result, architectures = made(trained={1: (math.nan, 50.0), 2: (90.0, 50.0)})
+    keep(Path("mlruns"), result, architectures)
+    for run in (IDS[0], f"{IDS[0]}:1"):
+        out = cli("show", run, "--json").out
+        assert "NaN" not in out and json.loads(out)["kind"] in ("search", "candidate")
+    assert cli("show", f"{IDS[0]}:1", "--json").last["val_accuracy"] is None
 
 
 def test_a_candidate_that_was_not_trained(cli: InProcess) -> None:

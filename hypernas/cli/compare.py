@@ -13,7 +13,7 @@ from hypernas.cli.options import TrackingUri
 def compare(
     run: Annotated[
         list[str],
-        typer.Argument(help="Two or more searches, or two or more networks (RUN:RANK).", metavar="RUN RUN..."),
+        typer.Argument(help="Two or more searches, or two or more networks (RUN:RANK).", metavar="RUN"),
     ],
     out: Annotated[
         Path | None, typer.Option(help="Figure to write: a .png or .svg file.", metavar="FILE", show_default=False)
@@ -25,6 +25,7 @@ def compare(
     """Compare searches (settings, winners, scores they share) or networks (decisions, sizes, accuracies)."""
     from json import dumps
 
+    from hypernas.results.amounts import finite
     from hypernas.results.comparing import check_distinct, comparison, label_of
     from hypernas.results.comparing_figure import check_figure_path, networks_figure, save_figure, searches_figure
     from hypernas.results.comparing_terminal import show_comparison
@@ -47,7 +48,7 @@ def compare(
         )
         save_figure(figure, out)
     if json:
-        print(dumps({**compared.to_json(), "figure": None if out is None else str(out)}))
+        print(dumps(finite({**compared.to_json(), "figure": None if out is None else str(out)})))
         return
     best = [record.named or winner(record.result.candidates) for record in records]
     console = page()

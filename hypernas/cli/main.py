@@ -18,6 +18,7 @@ from hypernas.cli import (
     compare,
     data,
     evaluate,
+    export,
     pretrain,
     rank,
     report,
@@ -50,6 +51,7 @@ app.command("runs")(runs.runs)
 app.command("show")(show.show)
 app.command("report")(report.report)
 app.command("compare")(compare.compare)
+app.command("export")(export.export)
 app.command("bundle")(bundle.bundle)
 app.command("import")(bundle.import_)
 app.command("sync")(sync.sync)

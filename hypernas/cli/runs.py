@@ -18,7 +18,7 @@ KINDS = ("all", "search", "evaluate")
 
 
 def runs(
-    out: Annotated[Path, typer.Option(help="Folder of the searches.")] = Path("mlruns"),
+    out: Annotated[Path, typer.Option("--out", "--runs", help="Folder of the searches.")] = Path("mlruns"),
     kind: Annotated[str, typer.Option(help="What to list: all, search or evaluate.")] = "all",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON array as the last line of stdout.")] = False,
 ) -> None:

@@ -23,6 +23,7 @@ def show(
     from json import dumps
 
     from hypernas.errors import UsageError
+    from hypernas.results.amounts import finite
     from hypernas.results.finding import find_record
     from hypernas.results.networks import architecture_of
     from hypernas.results.terminal import search_json, show_search
@@ -35,13 +36,13 @@ def show(
     result, named = record.result, record.named
     if named is None:
         if json:
-            print(dumps(search_json(result, top)))
+            print(dumps(finite(search_json(result, top))))
         else:
             show_search(page(), result, top, _where(runs, tracking_uri))
         return
     architecture, missing = architecture_of(record, named)
     if json:
-        print(dumps(candidate_json(result, named, architecture)))
+        print(dumps(finite(candidate_json(result, named, architecture))))
     else:
         show_candidate(page(), result, named, architecture, missing, _where(runs, tracking_uri))
 

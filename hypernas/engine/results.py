@@ -185,7 +185,7 @@ def load_result(folder: Path) -> SearchResult:
             objectives=tuple(value["objectives"]),
             class_names=tuple(value["class_names"]),
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(
             f"A search leaves {SUMMARY}, {TRAININGS} and {RANKING}, whole ({type(error).__name__}: {error})",
             value=str(folder),

@@ -333,11 +333,11 @@ class Search:
         shown = [row for row in candidates if row.training is not None or row.digest in best]
         drawn = {row.digest: self._network_of(row) for row in shown}
         save_result(self.folder, result, drawn)
-        self._remember(state=state, seconds=self.seconds, run_id=self.run_id)
         if self.ghn_facts:  # else it has no run
             status = {"finished": "FINISHED", "killed": "KILLED", "failed": "FAILED"}[state]
             self.tracker.finish(result, drawn, status, self.folder)
             self.tracker.settle()
+        self._remember(state=state, seconds=self.seconds, run_id=self.run_id)
         return result
 
     def _shown_options(self) -> dict[str, Any]:

@@ -231,7 +231,14 @@ def _step(
         entry = _entry(text, layer.name)
         if hint.isdigit():
             hint = node.op
-        return Step([f"{text}(", Ref(inputs[0]), ")"], False, hint, node.name, node.op, entry)
+        return Step(
+            [f"{text}(", _table(body, _input(architecture, body, inputs[0])), ")"],
+            False,
+            hint,
+            node.name,
+            node.op,
+            entry,
+        )
     statistics = statistics_of(node)
     operation = Operation(node, tuple(architecture.shapes[name] for name in node.inputs), statistics is not None)
     form = FORMS[node.op]
@@ -241,8 +248,8 @@ def _step(
         assert statistics is not None
         return _leaf_text(body.place, statistics[which == "running_var"], "_buffers")
 
-    given = [_input(architecture, body, name) for name in inputs]
-    tokens = [_table(body, token) for token in fill(form, given, node.attributes, read)]
+    sources = [_input(architecture, body, name) for name in inputs]
+    tokens = [_table(body, token) for token in fill(form, sources, node.attributes, read)]
     infix = node.op in ("zeros", "add", "multiply", "subtract", "divide", "matmul", "affine", "power")
     return Step(tokens, infix, node.op if hint.isdigit() else hint, node.name, node.op)
 

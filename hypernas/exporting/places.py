@@ -158,20 +158,20 @@ def _place_operation(
         path = tuple(layer.name.split("."))
         root.at(path).layer = layer
         owners.append(path[:-1])
-        reads = inputs[:1]
+        given = inputs[:1]
     else:
         given = inputs[:3] if node.op == "batch_norm" else inputs
-        for name in given:
-            if by_name[name].op == "parameter":
-                *path_, leaf = name.split(".")
-                attributes = by_name[name].attributes
-                root.at(path_).parameters[leaf] = architecture.shapes[name], attributes["role"]
-                owners.append(tuple(path_))
+    for name in given:
+        if by_name[name].op == "parameter":
+            *path_, leaf = name.split(".")
+            root.at(path_).parameters[leaf] = architecture.shapes[name], by_name[name].attributes["role"]
+            owners.append(tuple(path_))
+    if layer is None:
         for name, first in zip(statistics or (), (0.0, 1.0), strict=False):
             *path_, leaf = name.split(".")
             root.at(path_).statistics[leaf] = _channels(architecture.shapes[node.inputs[0]]), first
             owners.append(tuple(path_))
-        reads = tuple(name for name in given if by_name[name].op not in ("parameter", "constant"))
+    reads = tuple(name for name in given if by_name[name].op not in ("parameter", "constant"))
     own = tuple(node.name.split(".")[:-1])
     item = Item(order, reads, node.name, frozenset((node.name,)), bool(owners), node=node)
     root.at(_common([own, *owners])).items.append(item)

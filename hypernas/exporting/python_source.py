@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -120,7 +121,7 @@ def _header(architecture: Architecture, title: str, doc: Sequence[str], preproce
     lines += [
         f"{n:,} parameters, {flops / 1e6:,.1f} million multiply-accumulates an image.",
         f"Digest of the architecture: {architecture.digest}.",
-        "Shapes in comments leave out the batch; in [brackets] they have all axes. Needs torch alone.",
+        "Shapes in comments leave out the batch; in [brackets] they have all axes. Needs torch, load() safetensors.",
         "",
         f"Input: float images {_sizes(architecture.input_shape)}, normalised as in training:",
     ]
@@ -148,7 +149,7 @@ def _usage(architecture: Architecture, class_name: str, weights: str) -> str:
     shape = ", ".join(map(str, (1, *architecture.input_shape)))
     return "\n".join(
         [
-            f'def load(weights=Path(__file__).with_name("{weights}")):',
+            f"def load(weights=Path(__file__).with_name({json.dumps(weights, ensure_ascii=False)})):",
             '    """The network with the weights of a safetensors file, in evaluation mode."""',
             "    from safetensors.torch import load_file",
             "",
@@ -159,6 +160,7 @@ def _usage(architecture: Architecture, class_name: str, weights: str) -> str:
             "",
             'if __name__ == "__main__":',
             f"    images = torch.zeros({shape})  # normalised as above",
-            "    print(load()(images))",
+            "    with torch.inference_mode():",
+            "        print(load()(images))",
         ]
     )

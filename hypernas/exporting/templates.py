@@ -186,8 +186,11 @@ class _Columns:
             if any(type(value) is not int for value in known):
                 continue
             pairs = list(zip(values, known, strict=True))
-            if hint == "padding" and "kernel_size" in self._hints[k] and all(v == other // 2 for v, other in pairs):
-                return "# // 2", k
+            if hint == "padding" and "kernel_size" in self._hints[k]:
+                if all(value == size // 2 for value, size in pairs):
+                    return "# // 2", k
+                if all(value == size - 1 for value, size in pairs):  # that of a dilation of 2
+                    return "# - 1", k
             if _may_be_width(hint) and any(map(_is_width, self._hints[k])):
                 for factor in range(2, 9):
                     if all(value == factor * other for value, other in pairs):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["FORMATS", "check_plot_path", "score_against_truth", "write_plot"]
 
 FORMATS = (".png", ".svg")
-# as in hypernas/tracking/figures.py: Okabe and Ito (2008)
+# as in hypernas/results/figures/style.py: Okabe and Ito (2008)
 ALL, TOP = "#0072B2", "#D55E00"
 DENSE = 1500  # rows; above, dots hide each other and cells that count them are clearer
 HEAVY_TAIL = 50  # times the interquartile range: wider scores would be squeezed into one edge, and ranks are shown

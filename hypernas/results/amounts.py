@@ -1,11 +1,12 @@
-"""Amounts as people read them."""
+"""Amounts as people read them, and as JSON has them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-__all__ = ["clock", "count", "per_cent", "sparkline"]
+__all__ = ["clock", "count", "finite", "per_cent", "sparkline"]
 
 BARS = "▁▂▃▄▅▆▇█"
 
@@ -44,3 +45,12 @@ def sparkline(values: Sequence[float], width: int = 40) -> str:
     low, span = min(finite), (max(finite) - min(finite)) or 1.0
     top = len(BARS) - 1
     return "".join(BARS[round(top * (mean - low) / span)] if math.isfinite(mean) else " " for mean in means)
+
+
+def finite(value: Any) -> Any:
+    """The same value with None for numbers that JSON does not have."""
+    if isinstance(value, Mapping):
+        return {key: finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -129,12 +129,13 @@ def check_distinct(names: Sequence[str]) -> None:
 
 def compare_searches(results: Sequence[SearchResult]) -> Comparison:
     labels = tuple(result.search_id for result in results)
+    best = [winner(result.candidates) for result in results]
     return Comparison(
         "searches",
         labels,
         {"search": setting_rows(results), "result": result_rows(results)},
-        warning(results),
-        _best(labels, [winner(result.candidates) for result in results], results),
+        warning(results, best),
+        _best(labels, best, results),
         tuple(_shared(a, b) for a, b in itertools.combinations(results, 2)),
     )
 
@@ -153,16 +154,33 @@ def _shared(a: SearchResult, b: SearchResult) -> Shared:
 # --- what compares ---
 
 
-def warning(results: Sequence[SearchResult]) -> str:
-    """What cannot be compared, and why, in a sentence; empty where everything can."""
+def warning(results: Sequence[SearchResult], rows: Sequence[Candidate | None]) -> str:
+    """What cannot be compared, or only with care, and why, in a sentence; empty where everything can.
+
+    Args:
+        rows: the network whose accuracy stands for each: the one named, or the winner.
+    """
     parts = []
     data = _distinct(result.data for result in results)
     if len(data) > 1:
         parts.append(f"accuracies are of different data ({', '.join(data)})")
+    elif unequal := _unequal_trainings(results, rows):
+        parts.append(f"accuracies are of unequal trainings ({', '.join(unequal)})")
     reasons = _scale_reasons(results)
     if reasons:
         parts.append(f"scores are not on one scale ({', '.join(reasons)})")
-    return f"What does not compare: {'; '.join(parts)}." if parts else ""
+    return f"Compare with care: {'; '.join(parts)}." if parts else ""
+
+
+def _unequal_trainings(results: Sequence[SearchResult], rows: Sequence[Candidate | None]) -> list[str]:
+    """In what the trainings of networks that have one differ."""
+    pairs = [(result, row.training) for result, row in zip(results, rows, strict=True) if row and row.training]
+    differing: dict[str, set[Any]] = {
+        "different epochs": {len(report.history) for _, report in pairs},
+        "different starts": {report.init for _, report in pairs},
+        "different sizes": {result.full_scale for result, _ in pairs},
+    }
+    return [reason for reason, values in differing.items() if len(values) > 1]
 
 
 def _scale_reasons(results: Sequence[SearchResult]) -> list[str]:
@@ -213,6 +231,6 @@ def compare_networks(records: Sequence[SearchRecord]) -> Comparison:
         "networks",
         labels,
         {"network": network_rows(pairs), "decision": decision_rows(rows)},
-        warning(results),
+        warning(results, rows),
         _best(labels, rows, results),
     )

@@ -104,6 +104,8 @@ def result_rows(results: Sequence[SearchResult]) -> tuple[Row, ...]:
             "best score": lambda f: (f[3], "" if f[3] is None else f"{f[3]:.3f}"),
             "trained": lambda f: _plain(len(trained(f[0].candidates))),
             "winner": lambda f: (f[1] and f[1].digest, "" if f[1] is None else f"rank {f[1].rank}, {f[1].digest[:8]}"),
+            "start": lambda f: _start(f[1]),
+            "epochs": lambda f: _plain(None if f[1] is None or not f[1].training else len(f[1].training.history)),
             "val accuracy": lambda f: _accuracy(f[1], "val_accuracy"),
             "test accuracy": lambda f: _accuracy(f[1], "test_accuracy"),
             "parameters": lambda f: _cost(f[1], "params"),
@@ -129,6 +131,10 @@ def _tau(told: Prediction) -> str:
 
 def _seconds(value: float | None) -> tuple[float | None, str]:
     return value, "" if value is None else clock(value)
+
+
+def _start(row: Candidate | None) -> tuple[str | None, str]:
+    return (None, "") if row is None or row.training is None else (row.training.init, row.training.init)
 
 
 def _accuracy(row: Candidate | None, name: str) -> tuple[float | None, str]:

@@ -61,7 +61,7 @@ def _latest(out: Path) -> str:
 
 def _known(wanted: str, out: Path) -> str:
     ids = [search.search_id for search in list_searches(out)]
-    return close_matches(wanted, ids[:20]) if ids else f"There is none in {out}. {WHERE}"
+    return close_matches(wanted, ids[:5]) if ids else f"There is none in {out}. {WHERE}"
 
 
 def _ranked(result: SearchResult, rank: int) -> Candidate:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -208,15 +207,6 @@ def candidate_json(result: SearchResult, row: Candidate, architecture: Architect
         "calibrated": result.calibrated,
         **row.to_json(),
         "halving": None if row.halving is None else list(row.halving),
-        "training": None if row.training is None else finite(row.training.to_json()),
+        "training": None if row.training is None else row.training.to_json(),
         "structure": None if architecture is None else architecture.structure,
     }
-
-
-def finite(value: Any) -> Any:
-    """The same value with None for numbers that JSON does not have."""
-    if isinstance(value, Mapping):
-        return {key: finite(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

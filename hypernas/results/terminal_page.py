@@ -52,10 +52,13 @@ def print_facts(console: Console, facts: Mapping[str, str | Text]) -> None:
 
 
 def print_commands(console: Console, commands: Mapping[str, str]) -> None:
-    """How to go on: a command a line, whole, so that it can be copied, and what it does."""
+    """How to go on: a command a line, whole, so that it can be copied, and what it does where that fits as well."""
     console.print()
     longest = max(map(len, commands))
     for command, what in commands.items():
+        if longest + 2 + len(what) > console.width:
+            console.print(Text(command, style="cyan"), soft_wrap=True)
+            continue
         console.print(
             Text.assemble((command, "cyan"), " " * (longest - len(command) + 2), (what, "dim")), soft_wrap=True
         )

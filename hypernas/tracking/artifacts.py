@@ -48,6 +48,7 @@ def write_search(
         if candidate.digest in architectures:
             name = f"{candidate.rank:03d}-{candidate.digest[:8]}"
             _write_picture(architectures[candidate.digest], folder / ARCHITECTURES, name)
+            pictures[f"{name}.svg"] = (folder / ARCHITECTURES / f"{name}.svg").read_bytes()
             text = architectures[candidate.digest].to_json()
             (folder / ARCHITECTURES / f"{name}.json").write_text(text, encoding="utf-8")
     networks = search_folder / "networks"

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,6 +51,8 @@ def quiet_environment() -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    # of MLflow's own type hints, when its models are imported
+    warnings.filterwarnings("ignore", message=".*type hint is inferred as AnyType", category=UserWarning)
 
 
 @contextlib.contextmanager

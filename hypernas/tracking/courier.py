@@ -73,7 +73,6 @@ class Courier:
         """Try once more to send what is kept. Raises nothing: it is in the outbox."""
         if self._pool is not None:
             if self._mine:
-                self._down_since = None
                 self._pool.submit(self._send_kept)
             self._pool.shutdown(wait=True)
             self._pool = None

@@ -32,6 +32,7 @@ MODEL_NAME = "network"
 CANDIDATE, CHAMPION = "candidate", "champion"
 METRICS = ("val_accuracy", "test_accuracy")  # of the run, shown beside the model
 REQUIREMENTS = ("torch", "numpy", "mlflow")
+VERSIONS_TAG = "mlflow.modelVersions"
 N_EXAMPLE = 2  # torch.export takes a batch of one for a constant
 
 _exporting = threading.Lock()  # torch.export is not said to be safe in several threads
@@ -215,6 +216,9 @@ def register_model(client: MlflowClient, model_uri: str, name: str, *, tags: Map
             model_id=model_id,
             tags={key: _text(value) for key, value in (tags or {}).items()},
         )
+        there = [{"name": name, "version": version.version}]  # the model's page shows its versions by this tag
+        others = json.loads(model.tags.get(VERSIONS_TAG, "[]"))
+        client.set_logged_model_tags(model_id, {VERSIONS_TAG: json.dumps([*others, *there])})
         client.set_registered_model_alias(name, CANDIDATE, version.version)
         champion = _champion(client, name)
         if champion is None or _beats(version.tags, champion.tags):

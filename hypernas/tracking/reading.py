@@ -89,7 +89,8 @@ def fetch_search(search: StoredSearch, folder: Path) -> None:
         (folder / ARCHITECTURES).mkdir(exist_ok=True)
         for one in client.list_artifacts(search.run_id, ARCHITECTURES) if ARCHITECTURES in there else ():
             if one.path.endswith(".json"):
-                client.download_artifacts(search.run_id, one.path, str(folder))
+                # MLflow puts a single file right there, without its path
+                client.download_artifacts(search.run_id, one.path, str(folder / ARCHITECTURES))
 
 
 def fetch_network(search: StoredSearch, digest: str, folder: Path) -> Path:

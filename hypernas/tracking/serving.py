@@ -64,10 +64,10 @@ class Server:
         start = time.monotonic()
         while not stopped():
             self.check(time.monotonic() - start)
-            with contextlib.suppress(OSError, urllib.error.URLError):  # nobody answers yet
-                with urllib.request.urlopen(f"{self.address}/health", timeout=POLL_S) as answer:
-                    if answer.status == 200:
-                        return True
+            try:
+                urllib.request.urlopen(f"{self.address}/health", timeout=POLL_S).close()
+                return True
+            except OSError:  # nobody answers yet, or with an error (URLError and HTTPError are of these)
                 time.sleep(0.05)
             say(time.monotonic() - start)
         return False

@@ -23,12 +23,12 @@ MADE_MS = 1_763_683_200_000  # 2025-11-21: a fixed time, so that the same view h
 
 # Column and its width in pixels: the whole name, and values without "...". MLflow leaves out what no run has.
 COLUMNS = (
-    ("attributes.`Run Name`", 240),
+    ("attributes.`Run Name`", 245),
     ("tags.`hypernas.data`", 110),
-    ("tags.`hypernas.sampler`", 130),
+    ("tags.`hypernas.sampler`", 137),
     ("metrics.`n_candidates`", 105),
-    ("metrics.`best_val_accuracy`", 130),
-    ("metrics.`best_test_accuracy`", 135),
+    ("metrics.`best_val_accuracy`", 140),
+    ("metrics.`best_test_accuracy`", 145),
     ("metrics.`tau`", 70),
     ("metrics.`val_accuracy`", 105),
     ("metrics.`test_accuracy`", 110),

@@ -4,8 +4,8 @@ A browser that opens it asks no network for anything, and the page's own content
 shows the answer, the best twenty and all pictures; with it, tables that sort and filter, and plots to look around in.
 
 Plots are plotly's. Its script weighs 4.8 MB, more than everything else together. Gzipped in base64 it is 2.0 MB, and
-the browser unpacks it in a tenth of a second, after the page is there to be read: so every report carries its own copy,
-and still works years from now on a machine without network.
+the browser unpacks it in 0.1 s, after the page is there to be read: so every report carries its own copy, and still
+works years from now on a machine without network.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def _sizes(best: Candidate | None) -> list[tuple[str, str]]:
 @functools.cache
 def packed_plotly() -> str:
     """plotly's script, gzipped, in base64; the same bytes every time."""
-    from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
+    from plotly.offline import get_plotlyjs
 
     return base64.b64encode(gzip.compress(get_plotlyjs().encode(), 6, mtime=0)).decode()
 

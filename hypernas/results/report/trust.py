@@ -81,8 +81,8 @@ def near_the_top(result: SearchResult) -> list[str]:
     n_trained = sum(c.training is not None for c in result.candidates)
     if equal + 1 > max(n_trained, 1):
         told.append(
-            f"So which of the first {equal + 1:,} were trained is partly chance: training more (option --top) may find a "
-            "better one."
+            f"So which of the first {equal + 1:,} were trained is partly chance: training more (option --top) "
+            "may find a better one."
         )
     return told
 

@@ -2,7 +2,8 @@
 
 async function unpackPlotly() {
   const packed = atob(document.getElementById("plotly").textContent);
-  const bytes = Uint8Array.from(packed, (letter) => letter.charCodeAt(0));
+  const bytes = new Uint8Array(packed.length);
+  for (let i = 0; i < packed.length; i++) bytes[i] = packed.charCodeAt(i);
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   const script = document.createElement("script");
   script.textContent = await new Response(stream).text();
@@ -89,7 +90,7 @@ class Plot {
       };
     });
     this.note(known.length, drawn.length);
-    const axis = (column, isLog) => ({ title: { text: escaped(column.axis), standoff: 8 }, type: isLog ? "log" : "linear", gridcolor: colour("line"), zeroline: false, automargin: true, nticks: 8, tickformat: column.kind === "amount" ? "~s" : "~g", linecolor: colour("line") });
+    const axis = (column, isLog) => ({ title: { text: escaped(column.axis), standoff: 8 }, type: isLog ? "log" : "linear", gridcolor: colour("line"), zeroline: false, automargin: true, nticks: this.area.clientWidth < 600 ? 4 : 8, tickformat: column.kind === "amount" ? "~s" : "~g", linecolor: colour("line") });
     const layout = {
       xaxis: axis(x, log.x), yaxis: axis(y, log.y), hovermode: "closest", dragmode: "zoom", margin: { l: 60, r: 20, t: 40, b: 50 },
       paper_bgcolor: colour("card"), plot_bgcolor: colour("card"), font: { color: colour("ink"), size: 13 },
