@@ -27,7 +27,7 @@ import numpy as np
 from hypernas.engine.options import SearchOptions
 from hypernas.engine.ranking_table import RankingTable
 from hypernas.engine.records import SearchResult
-from hypernas.engine.results import RANKING, save_result
+from hypernas.engine.results import save_result
 from hypernas.engine.running import LOCAL_BATCH, Work
 from hypernas.engine.scoring_stage import ScoringStage, make_proposer
 from hypernas.engine.setting import Setting, prepare
@@ -72,6 +72,7 @@ def search(options: SearchOptions, folder: Path, runs: Path) -> dict[str, float]
     run = SearchTracker(runs, experiment="benchmark")
     before, start = peak_mb(), time.perf_counter()
     run.start("260101-0000-000000", options.to_json(), {})
+    run.settle()
     started = time.perf_counter()
     with closing(Store.create(folder, {"options": options.to_json()})) as store:
         table = RankingTable(setting.objectives)
@@ -83,10 +84,12 @@ def search(options: SearchOptions, folder: Path, runs: Path) -> dict[str, float]
         stage.run([rung])
     scored = time.perf_counter()
     result = result_of(setting, table)
-    save_result(folder, result, options.to_json())
+    save_result(folder, result, {})
     saved = time.perf_counter()
-    run.finish(result, {}, "FINISHED", ranking=folder / RANKING)
+    run.finish(result, {}, "FINISHED", folder)
+    run.settle()
     logged = time.perf_counter()
+    run.close()
     n = len(table.rows)
     size = (folder / "state.sqlite").stat().st_size
     return {

@@ -35,7 +35,7 @@ def write_search(
         search_folder: with what ``save_result`` wrote.
     """
     candidate_table(result.candidates[:TABLE_ROWS]).to_json(
-        folder / TABLE, orient="split", index=False, double_precision=15
+        folder / TABLE, orient="split", index=False, double_precision=6
     )
     for name in (SUMMARY, TRAININGS, RANKING):
         shutil.copyfile(search_folder / name, folder / name)

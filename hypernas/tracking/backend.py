@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hypernas.errors import StoreDownError, StoreError
+from hypernas.tracking.views import TAG_PREFIX, default_view
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -192,7 +193,8 @@ def _create_experiment(client: MlflowClient, name: str, location: str | None) ->
 
     try:
         # without a kind the pages guess, and show tabs for chat traces
-        tags = {"mlflow.experimentKind": "custom_model_development"}
+        key, view = default_view()
+        tags = {"mlflow.experimentKind": "custom_model_development", f"{TAG_PREFIX}{key}": view}
         return str(client.create_experiment(name, artifact_location=location, tags=tags))
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":

@@ -175,7 +175,7 @@ class SearchTracker:
                 **{name: getattr(parent, name) for name in ("key", "experiment", "name", "params", "data", "start_ms")},
                 status=status,
                 tags={**parent.tags, "mlflow.note.content": note, **TABLE_TAG},
-                metrics=[*metric_rows(search_summary(result)), *self._system.rows(parent.start_ms or 0, end_ms)],
+                metrics=metric_rows(search_summary(result)),
                 end_ms=end_ms,
             )
 
@@ -209,13 +209,14 @@ class SearchTracker:
             "hypernas.digest": candidate.digest,
             "hypernas.rank": f"{rank:03d}",  # MLflow sorts tags as text
             "hypernas.search_id": self._search_id,
+            "hypernas.init": report.init,
             "mlflow.note.content": describe_trained(candidate, report, self._search_id),
         }
         system = self._system.rows(start_ms, end_ms)
         delivery = Delivery(
             trained_key(self._search_id, candidate.digest),
             self._experiment,
-            f"rank {rank:03d}: {candidate.digest[:8]} ({report.init})",
+            f"rank {rank:03d}: {candidate.digest[:8]}",
             "FINISHED",
             tags={**environment_tags(), **(tags or {}), **own},
             params=trained_params(candidate, report),

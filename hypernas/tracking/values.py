@@ -48,9 +48,13 @@ def _text(value: object, longest: int) -> str:
 
 
 def metric_rows(values: Mapping[str, float | None], *, step: int = 0, at_ms: int | None = None) -> list[MetricRow]:
-    """The finite values at one step; ``at_ms`` is in milliseconds since 1970, now by default."""
+    """The finite values at one step; ``at_ms`` is in milliseconds since 1970, now by default.
+
+    Accuracies are rounded to what can be read: the pages show all digits there are.
+    """
     when = int(time.time() * 1000) if at_ms is None else at_ms
-    return [(key, value, when, step) for key, value in finite(values).items()]
+    shown = {key: round(value, 4) if "accuracy" in key else value for key, value in finite(values).items()}
+    return [(key, value, when, step) for key, value in shown.items()]
 
 
 def to_metrics(rows: Sequence[MetricRow]) -> list[Metric]:

@@ -281,7 +281,8 @@ class Training:
         rows = counts.tolist() if self.dataset.n_classes <= CONFUSION_CLASSES else None
         if folder is not None:
             about = {**self._about(), "test_accuracy": test_accuracy, "seconds": seconds, "confusion": rows}
-            extra = {"digest": self.architecture.digest, "scale": self.scale.to_json(), "training": about}
+            images = {"data": self.dataset.name, "mean": self.dataset.mean, "std": self.dataset.std}
+            extra = {"digest": self.architecture.digest, "scale": self.scale.to_json(), **images, "training": about}
             path = self.network.save(folder, extra)
             remove_checkpoint(folder)
         return TrainingReport(
