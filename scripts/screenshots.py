@@ -30,10 +30,10 @@ WINDOW = {"width": 1400, "height": 900}
 SHOWN_WITHIN_MS = 60_000
 SETTLED_MS = 1_000  # transitions and charts
 COLOURS = 256  # as many as a palette has: text stays sharp, and a picture takes half of the bytes
-FIGURES = ("learning_curves", "score_against_trained", "score_against_params", "")  # the first that there is
+FIGURES = ("learning_curves", "predicted_against_trained", "score_against_params", "")  # the first that there is
 # the button of an assistant for chats, and the frame of the cell that was clicked
 QUIET = "[data-assistant-ui] { display: none !important } .ag-cell-focus { border-color: transparent !important }"
-SHOWN_FOLDER = "file:///home/you/mlruns/"
+SHOWN_FOLDER = "file:///.../mlruns/"
 WITHOUT_FOLDERS = """shown => {
   const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (texts.nextNode())

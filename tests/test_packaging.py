@@ -89,7 +89,8 @@ def test_every_folder_with_modules_is_a_package() -> None:
 def test_types_and_checkpoints_are_packed(packed: set[str]) -> None:
     folder = ROOT / "hypernas" / "checkpoints"
     checkpoints = {short(path) for kind in ("*.safetensors", "reference/*.json") for path in folder.glob(kind)}
-    assert {name for name in packed if not name.endswith(".py")} == {"hypernas/py.typed", *checkpoints}
+    pages = {short(path) for path in (ROOT / "hypernas" / "results" / "report" / "assets").iterdir()}
+    assert {name for name in packed if not name.endswith(".py")} == {"hypernas/py.typed", *checkpoints, *pages}
 
 
 def test_the_version_is_one(pyproject: dict[str, Any]) -> None:
@@ -104,7 +105,9 @@ def test_the_script_starts_something(pyproject: dict[str, Any]) -> None:
 
 
 def test_everything_imported_is_a_dependency(pyproject: dict[str, Any]) -> None:
-    declared = {re.split(r"[^\w.-]", line)[0] for line in pyproject["project"]["dependencies"]}
+    project = pyproject["project"]
+    lines = [*project["dependencies"], *project["optional-dependencies"]["onnx"]]
+    declared = {re.split(r"[^\w.-]", line)[0] for line in lines}
     used = {name for path in SOURCES for name, _ in imports(ast.walk(read_tree(path)))}
     foreign = used - set(sys.stdlib_module_names) - set(PACKAGES)
     assert {DISTRIBUTION_OF.get(name, name) for name in foreign} <= declared

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from hypernas.engine.objectives import Limits
 from hypernas.engine.proposing import Proposer, make_sampler
 from hypernas.engine.records import TrainingReport
 from hypernas.engine.results import read_ranking
+from hypernas.engine.scoring_stage import ScoringStage
 from hypernas.engine.store import Store
 from hypernas.errors import NonFiniteError, StoreError
 from hypernas.graphs.architecture import Architecture
@@ -27,6 +29,7 @@ from hypernas.ranking.measuring import Measurement, Measurer
 from hypernas.runtime import WorkerPool
 from hypernas.spaces.finding import load_space
 from hypernas.tracking import SearchTracker
+from hypernas.tracking.sending import Sender
 
 
 @pytest.fixture
@@ -136,17 +139,17 @@ def test_out_of_memory_for_a_single_architecture(
     def emit(self: GHN, architectures: Sequence[Architecture]) -> Any:
         raise torch.OutOfMemoryError("simulated")
 
-    opened: list[str] = []
+    trackers: list[SearchTracker] = []
     original = SearchTracker.start
 
-    def start(self: SearchTracker, *arguments: Any) -> str:
-        opened.append(original(self, *arguments))
-        return opened[0]
+    def start(self: SearchTracker, *arguments: Any) -> None:
+        trackers.append(self)
+        original(self, *arguments)
 
     monkeypatch.setattr(GHN, "emit", emit)
     monkeypatch.setattr(SearchTracker, "start", start)
     failed(cli(*command), "fit into the device's memory", "--score-images")
-    assert [run_status(run_id, runs_folder) for run_id in opened] == ["FAILED"]
+    assert [run_status(str(tracker.run_id), runs_folder) for tracker in trackers] == ["FAILED"]
 
 
 def test_a_full_disk_while_scoring(
@@ -211,15 +214,26 @@ def test_a_store_that_fails_at_the_end_loses_no_result(
 def test_a_store_that_cannot_be_opened_loses_no_score(
     cli: InProcess, command: list[object], monkeypatch: pytest.MonkeyPatch, runs_folder: Path
 ) -> None:
-    def start(self: SearchTracker, *arguments: Any) -> str:
+    """It turns out when all is scored; before that, the search would end at once."""
+    scored, run = threading.Event(), ScoringStage.run
+
+    def send(self: Sender, *arguments: Any) -> str:
+        assert scored.wait(timeout=60)
         raise StoreError("The tracking store can be written", value="mlflow.db", remedy="Make room there.")
 
-    monkeypatch.setattr(SearchTracker, "start", start)
+    def scoring(self: ScoringStage, *arguments: Any) -> str:
+        note = run(self, *arguments)
+        scored.set()
+        return note
+
+    monkeypatch.setattr(Sender, "send", send)
+    monkeypatch.setattr(ScoringStage, "run", scoring)
     before = states(runs_folder)
     failed(cli(*command), "The tracking store can be written", "mlflow.db")
     folder, value = only_new(before, runs_folder)
-    assert (value["state"], value["n_candidates"]) == ("failed", 6)
-    assert len(read_ranking(folder)) == 6
+    assert value["n_candidates"] == 6 and len(read_ranking(folder)) == 6
+    monkeypatch.undo()
+    assert cli("search", "--resume", folder.name, "--out", runs_folder).code == 0
 
 
 def test_a_search_that_fails_before_it_starts_leaves_no_empty_folder(

@@ -23,7 +23,7 @@ from hypernas.networks.network import random_weights
 from hypernas.spaces.space import Scale
 from hypernas.training import training
 from hypernas.training.full import TrainSettings, default_epochs, train_network
-from hypernas.training.steps import evaluate
+from hypernas.training.steps import confusion, evaluate
 
 CPU = torch.device("cpu")
 SCALE = Scale((1, 8, 8), 10, width=8, n_cells=1, n_reductions=0)
@@ -235,10 +235,12 @@ def test_the_best_epoch_by_val_accuracy_is_kept_and_test_is_read_once(
     states: list[dict[str, Tensor]] = []
     read: list[str] = []
 
+    def fake_test(network: Network, x: Tensor, y: Tensor, n_classes: int) -> Tensor:
+        assert len(y) == len(digits.test.labels) and read.count("test") == 1 and n_classes == 10
+        assert all(torch.equal(t, states[1][name]) for name, t in network.state_dict().items())
+        return torch.tensor([[12, 88], [0, 0]])
+
     def fake(network: Network, x: Tensor, y: Tensor, batch: int = 500) -> tuple[float, float]:
-        if len(y) == len(digits.test.labels) and read.count("test"):
-            assert all(torch.equal(t, states[1][name]) for name, t in network.state_dict().items())
-            return 1.0, 12.0
         states.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
         return 1.0, next(made_up)
 
@@ -249,9 +251,11 @@ def test_the_best_epoch_by_val_accuracy_is_kept_and_test_is_read_once(
         return original(self, name)
 
     monkeypatch.setattr(training, "evaluate", fake)
+    monkeypatch.setattr(training, "confusion", fake_test)
     monkeypatch.setattr(Dataset, "split", spy)
     network, report = train(plain(4), digits, epochs=4)
     assert (report.best_epoch, report.val_accuracy, report.test_accuracy) == (2, 70.0, 12.0)  # the first of equals
+    assert report.confusion == ((12, 88), (0, 0))
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in network.state_dict().items())
     assert sorted(read) == ["test", "train", "val"]
     assert read[-1] == "test"
@@ -331,3 +335,17 @@ def test_default_epochs() -> None:
     assert default_epochs(45_000, CPU) == 5
     assert default_epochs(45_000, torch.device("cuda")) == 100
     assert isinstance(np.int64(default_epochs(5_000, CPU)), np.int64)
+
+
+def test_confusion_counts_every_image_once(digits: Dataset) -> None:
+    """Against scikit-learn, with batches that do not divide the images; its diagonal is the accuracy."""
+    from sklearn.metrics import confusion_matrix
+
+    architecture = plain()
+    network = Network(architecture, random_weights(architecture, 0))
+    x, y = digits.images("val")
+    counts = confusion(network, x, y, digits.n_classes, batch=77)
+    with torch.inference_mode():
+        predicted = network(x).argmax(1)
+    assert counts.tolist() == confusion_matrix(y, predicted, labels=range(10)).tolist()
+    assert counts.trace().item() / len(y) * 100 == evaluate(network, x, y)[1]

@@ -192,6 +192,14 @@ class SearchResult:
             "top": self.top,
         }
 
+    def forget_files(self) -> None:
+        """Of a search that comes from elsewhere: its space is known by its name alone.
+
+        The path that it was read from may lead to another file here, and a file's code runs only where a user names it.
+        """
+        if "space" in self.options:
+            self.options = {**self.options, "space": self.space}
+
     def about(self) -> dict[str, Any]:
         """The rest of it, which is in ``search.json`` alone."""
         names = ("class_names", "started", "options", "environment", "ghn_facts")

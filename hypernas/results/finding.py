@@ -40,7 +40,7 @@ def find_record(run: str, out: Path, tracking_uri: str | None = None) -> SearchR
         raise UsageError(
             "A search is named by its id, by the id of its run in MLflow, or as latest; a rank in it by :RANK",
             value=run,
-            remedy=_known(run.partition(":")[0], out),
+            remedy=f"{_known(run.partition(':')[0], out)} {WHERE}",
         )
     name = _latest(out) if match["run"] == "latest" else match["run"]
     found = _in_folder(name, out)
@@ -61,7 +61,7 @@ def _latest(out: Path) -> str:
 
 def _known(wanted: str, out: Path) -> str:
     ids = [search.search_id for search in list_searches(out)]
-    return close_matches(wanted, ids[:5]) if ids else f"There is none in {out}. {WHERE}"
+    return close_matches(wanted, ids[:5]) if ids else f"There is none in {out}."
 
 
 def _ranked(result: SearchResult, rank: int) -> Candidate:
@@ -134,7 +134,7 @@ def _in_store(name: str, out: Path, tracking_uri: str | None) -> SearchRecord:
         raise UsageError(
             f"A search is in the folder of the results ({out}), or in the tracking store",
             value=name,
-            remedy=_known(name, out),
+            remedy=f"{_known(name, out)} {WHERE}",
         )
     if search.status == "RUNNING":
         raise UsageError(
@@ -158,4 +158,5 @@ def _in_store(name: str, out: Path, tracking_uri: str | None) -> SearchRecord:
         raise StoreError("A trained network is in its search's ranking", value=search.digest[:12])
     for candidate in record.result.candidates:
         candidate.run_id = candidate.run_id or search.children.get(candidate.digest)
+    record.result.forget_files()
     return record

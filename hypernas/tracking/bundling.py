@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hypernas.engine.results import ARCHITECTURES, RANKING, SUMMARY, TRAININGS, load_result
+from hypernas.engine.results import ARCHITECTURES, RANKING, SUMMARY, TRAININGS, load_result, save_summary
 from hypernas.engine.searches import SEARCH_ID, search_folder
 from hypernas.errors import StoreDownError, UsageError
 from hypernas.results.archive import read_archive, write_archive
@@ -174,7 +174,9 @@ def import_bundle(
         if not SEARCH_ID.fullmatch(search_id):
             raise UsageError("A bundle names its search", value=search_id)
         deliveries = _deliveries(unpacked / RUNS, search_id, experiment)
-        load_result(unpacked / SEARCH)  # damaged ones end here
+        result = load_result(unpacked / SEARCH)  # damaged ones end here
+        result.forget_files()
+        save_summary(unpacked / SEARCH, result)
         folder = search_folder(out, search_id)
         if folder.exists():
             raise UsageError(
