@@ -1,8 +1,8 @@
 """What telling MLflow costs a search.
 
 First the same search, with its tracker and with one that says nothing, in turn, each in a process of its own: seconds
-of wall clock and of CPU. Then the end of made-up searches of 1,000 and of 100,000 candidates: ranking, table, figures with
-their statistics, report and description, from the search's files into a store.
+of wall clock and of CPU. Then the end of made-up searches of 1,000 and of 100,000 candidates: ranking, table, figures
+with their statistics, report and description, from the search's files into a store.
 
     python scripts/benchmark_logging.py --candidates 1000 --pairs 2
     python scripts/benchmark_logging.py --pairs 0 --sizes 1000,100000
@@ -63,28 +63,25 @@ def compare(options: dict[str, object], n_pairs: int) -> None:
 
 def made_up(n: int, folder: Path) -> float:
     """Seconds that the end of a search of n candidates takes, its files being written."""
-    from hypernas.engine.records import Candidate, SearchResult
+    from hypernas.engine.objectives import Costs
+    from hypernas.engine.ranking_table import RankingTable
+    from hypernas.engine.records import SearchResult
     from hypernas.engine.results import save_result
     from hypernas.spaces.space import Scale
     from hypernas.tracking import SearchTracker
 
     rng = random.Random(0)
     operations = ("conv_3x3", "sep_conv_3x3", "max_pool_3x3", "skip")
-    candidates = []
-    for rank in range(1, n + 1):
+    table = RankingTable()
+    for number in range(n):
         decisions: dict[str, str | int | bool] = {f"cell.{i}.op": rng.choice(operations) for i in range(16)}
         decisions |= {f"cell.{i}.in": rng.randrange(4) for i in range(16)}
         digest = f"{rng.getrandbits(256):064x}"
         params = int(10 ** rng.uniform(4, 6))
-        candidates.append(
-            Candidate(rank, digest, decisions, 1 - rank / n, 0.05, 60.0, params, 20 * params, number=rank - 1)
-        )
-    rng.shuffle(candidates)
-    for number, candidate in enumerate(candidates):
-        candidate.number, candidate.n_images = number, 512
-    candidates.sort(key=lambda candidate: candidate.rank)
+        row = table.add(number, digest, decisions, Costs(params, 20 * params))
+        row.score, row.score_se, row.emitted_accuracy, row.n_images = rng.random(), 0.05, 60.0, 512
     scale = Scale((3, 32, 32), 10, 16, 5, 2)
-    result = SearchResult("260101-0000-000000", None, "", "space", "data", "ghn", scale, scale, candidates)
+    result = SearchResult("260101-0000-000000", None, "", "space", "data", "ghn", scale, scale, table.ranked())
     search = folder / "search"
     search.mkdir()
     save_result(search, result, {})

@@ -21,26 +21,25 @@ N_BEST = 5  # shown while scoring goes on
 class Decisions(Mapping[str, Choice]):
     """Names shared by all candidates that made the same choices, and one candidate's answers.
 
-    Args:
-        codes: one byte a name: the place of its answer in ``choices``, which all candidates share.
+    Attributes:
+        places: name -> its place in ``codes``.
+        codes: one byte a name (a number, where there are more than 256 answers): the place of its answer in
+            ``choices``, which all candidates share.
     """
 
-    __slots__ = ("_choices", "_codes", "_names")
+    __slots__ = ("choices", "codes", "places")
 
-    def __init__(self, names: tuple[str, ...], codes: Sequence[int], choices: Sequence[Choice]) -> None:
-        self._names, self._codes, self._choices = names, codes, choices
+    def __init__(self, places: Mapping[str, int], codes: Sequence[int], choices: Sequence[Choice]) -> None:
+        self.places, self.codes, self.choices = places, codes, choices
 
     def __getitem__(self, name: str) -> Choice:
-        try:
-            return self._choices[self._codes[self._names.index(name)]]
-        except ValueError:
-            raise KeyError(name) from None
+        return self.choices[self.codes[self.places[name]]]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+        return iter(self.places)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self.places)
 
     def __repr__(self) -> str:
         return repr(dict(self))
@@ -71,14 +70,15 @@ class RankingTable:
     rows: list[Candidate] = field(default_factory=list)
     by_number: list[Candidate] = field(default_factory=list)  # that of an infeasible proposal is the next candidate
     best: list[Candidate] = field(default_factory=list)
-    _names: dict[tuple[str, ...], tuple[str, ...]] = field(default_factory=dict)
+    _places: dict[tuple[str, ...], dict[str, int]] = field(default_factory=dict)
     _codes: _Codes = field(default_factory=_Codes)
 
     def add(self, number: int, digest: str, decisions: Mapping[str, Choice], costs: Costs) -> Candidate:
         """A candidate that has no score yet; it is not counted before ``score`` gives it one."""
         names = tuple(decisions)
-        names = self._names.setdefault(names, names)
-        compact = Decisions(names, self._codes(decisions.values()), self._codes.choices)
+        if names not in self._places:
+            self._places[names] = {name: place for place, name in enumerate(names)}
+        compact = Decisions(self._places[names], self._codes(decisions.values()), self._codes.choices)
         row = Candidate(
             *(0, digest, compact, None, None, None, costs.params, costs.flops),
             number=number,

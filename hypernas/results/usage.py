@@ -7,12 +7,14 @@ more often, and its candidates are not independent draws.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hypernas.engine.ranking_table import Decisions
 from hypernas.engine.records import Candidate
 from hypernas.errors import UsageError
 from hypernas.ranking.statistics import LEVEL, Estimate, top_part
@@ -158,21 +160,36 @@ class _Column:
 
 def _coded(some: Sequence[Candidate]) -> list[_Column]:
     """The decisions of all candidates, column by column: those that were asked the same are taken together."""
-    groups: dict[tuple[str, ...], tuple[list[int], list[tuple[Choice, ...]]]] = {}
+    groups: dict[object, list[int]] = {}
     for i, candidate in enumerate(some):
-        rows, answers = groups.setdefault(tuple(candidate.decisions), ([], []))
-        rows.append(i)
-        answers.append(tuple(candidate.decisions.values()))
+        made = candidate.decisions
+        groups.setdefault(id(made.places) if isinstance(made, Decisions) else tuple(made), []).append(i)
     places: dict[str, dict[tuple[type, Choice], int]] = {}
     codes: dict[str, Codes] = {}
-    for names, (rows, answers) in groups.items():
-        for name, column in zip(names, zip(*answers, strict=True), strict=True):
+    for rows in groups.values():
+        answers, coded_answers = _answers([some[i].decisions for i in rows])
+        for j, name in enumerate(some[rows[0]].decisions):
             known = places.setdefault(name, {})
-            coded = codes.setdefault(name, np.full(len(some), -1, np.int32))
+            used = np.unique(coded_answers[:, j])
             # True is equal to 1 and is another choice
-            keys = zip(map(type, column), column, strict=True)
-            coded[rows] = [known.setdefault(key, len(known)) for key in keys]
+            keys = [(type(answers[code]), answers[code]) for code in used]
+            own = np.zeros(len(answers), np.int32)
+            own[used] = [known.setdefault(key, len(known)) for key in keys]
+            codes.setdefault(name, np.full(len(some), -1, np.int32))[rows] = own[coded_answers[:, j]]
     return [_Column(name, [choice for _, choice in places[name]], codes[name]) for name in sorted(codes)]
+
+
+def _answers(made: Sequence[Mapping[str, Choice]]) -> tuple[Sequence[Choice], NDArray[np.integer[Any]]]:
+    """Different answers, and for each candidate (n, names) the places of its own among them. Names are the same."""
+    first = made[0]
+    if isinstance(first, Decisions) and isinstance(first.codes, bytes):  # as a search has them: numbers already
+        same = [one for one in made if isinstance(one, Decisions) and isinstance(one.codes, bytes)]
+        if len(same) == len(made) and all(one.choices is first.choices for one in same):
+            joined = b"".join(bytes(one.codes) for one in same)
+            return first.choices, np.frombuffer(joined, np.uint8).reshape(len(made), len(first))
+    known: dict[tuple[type, Choice], int] = {}
+    flat = [known.setdefault((type(answer), answer), len(known)) for one in made for answer in one.values()]
+    return [choice for _, choice in known], np.array(flat, np.int32).reshape(len(made), len(first))
 
 
 # --- choices -------------------------------------------------------------------------------------------------------
