@@ -9,9 +9,9 @@ import pytest
 from cli_runs import InProcess, Outcome, hypernas
 
 import hypernas as package
-from hypernas.cli.display import clock, count
 from hypernas.data import Dataset
 from hypernas.engine.results import read_ranking
+from hypernas.results.amounts import clock, count
 from hypernas.training.steps import evaluate
 
 KEYS = {"search_id", "run_id", "tracking_uri", "space", "data", "ghn", "n_candidates", "seconds", "candidates"}

@@ -16,19 +16,12 @@ from rich.table import Table
 
 from hypernas.engine.records import Candidate, EpochMetrics, ScoringProgress, SearchResult
 from hypernas.hypernet.meta_train import Progress as MetaProgress
+from hypernas.results.amounts import clock, count
 
 __all__ = ["PretrainDisplay", "SearchDisplay", "result_table"]
 
 PLAIN_EVERY_S = 10.0  # between lines where stderr is not a terminal
 SHOWN = 5
-
-
-def count(n: int) -> str:
-    """1234567 -> 1.23M."""
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if n >= 0.9995 * size:  # what rounds to 1000 of a unit is 1 of the next
-            return f"{n / size:.3g}{unit}"
-    return str(n)
 
 
 def size(n_bytes: int) -> str:
@@ -37,11 +30,6 @@ def size(n_bytes: int) -> str:
         if n_bytes >= factor:
             return f"{n_bytes / factor:.1f} {unit}"
     return f"{n_bytes} bytes"
-
-
-def clock(seconds: float) -> str:
-    whole = round(seconds)
-    return f"{whole // 60}:{whole % 60:02d}"
 
 
 class _Display:

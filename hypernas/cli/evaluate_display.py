@@ -10,10 +10,11 @@ from rich import box
 from rich.console import Console, Group
 from rich.table import Table
 
-from hypernas.cli.display import _bar, _Display, clock, count
+from hypernas.cli.display import _bar, _Display
 from hypernas.engine.records import EpochMetrics
 from hypernas.evaluation.report import OWN, EvaluationReport, FineTuning, Layer
 from hypernas.evaluation.saving import finetuned_path
+from hypernas.results.amounts import clock, count
 
 __all__ = ["EvaluateDisplay", "show_report"]
 

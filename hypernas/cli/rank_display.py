@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from hypernas.cli.display import PretrainDisplay, _bar, clock
+from hypernas.cli.display import PretrainDisplay, _bar
 from hypernas.ranking.rank_run import RankProgress, RankResult
+from hypernas.results.amounts import clock
 
 __all__ = ["RankDisplay", "summary"]
 
