@@ -189,4 +189,4 @@ def test_the_commands_are_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 def test_short_numbers() -> None:
     numbers = (0, 7, 999, 1000, 12_345, 999_499, 999_500, 1_230_000, 2_000_000_000)
     assert [count(n) for n in numbers] == ["0", "7", "999", "1k", "12.3k", "999k", "1M", "1.23M", "2G"]
-    assert [clock(seconds) for seconds in (0, 59.4, 59.6, 3600)] == ["0:00", "0:59", "1:00", "60:00"]
+    assert [clock(seconds) for seconds in (0, 59.4, 59.6, 3600)] == ["0:00", "0:59", "1:00", "1:00:00"]
