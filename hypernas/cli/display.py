@@ -228,4 +228,6 @@ def result_table(result: SearchResult, top: int, out: Path) -> None:
     if refused:
         console.print(f"{refused} candidates broke a limit when they were measured again; they rank last.")
     console.print(f"Search {result.search_id}: {out / 'searches' / result.search_id}", soft_wrap=True)
-    console.print(f"Look further: hypernas ui{'' if out == Path('mlruns') else f' --out {out}'}", soft_wrap=True)
+    where = "" if out == Path("mlruns") else f" --runs {out}"
+    commands = [f"hypernas {name}{where}" for name in ("show", "report", "ui")]
+    console.print(f"Look further: {', '.join(commands)}", soft_wrap=True)

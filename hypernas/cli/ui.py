@@ -17,9 +17,9 @@ from hypernas.errors import StoreError
 
 
 def ui(
-    out: Annotated[Path, typer.Option("--out", help="Folder of the runs, as given to `hypernas search`.")] = Path(
-        "mlruns"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", "--runs", help="Folder of the runs, as --out of `hypernas search`.")
+    ] = Path("mlruns"),
     run: Annotated[
         str | None,
         typer.Option(

@@ -62,11 +62,16 @@ def _table(compared: Comparison, reports: Sequence[TrainingReport | None], shown
 
 
 def _marked(row: Row) -> tuple[Text, Text]:
-    return Text(DIFFERS if row.differs else ""), Text(row.name)
+    return Text(DIFFERS if _differs(row) else ""), Text(row.name)
 
 
 def _style(row: Row) -> str:
-    return "yellow" if row.differs else ""
+    return "yellow" if _differs(row) else ""
+
+
+def _differs(row: Row) -> bool:
+    """Whether that can be seen: 19.1 and 18.7 s are both 0:19."""
+    return row.differs and len(set(row.texts)) > 1
 
 
 def _add_curves(table: Table, reports: Sequence[TrainingReport | None]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import json
 import re
+import shlex
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -110,10 +111,12 @@ def _check_ended(folder: Path) -> None:
         finally:
             store.close()
     if state == "running" or not (folder / SUMMARY).is_file():
+        out = folder.parent.parent
+        at = "" if out == Path("mlruns") else f" --out {shlex.quote(str(out))}"
         raise UsageError(
             "A search is looked at when it has come to its ranking",
             value=f"{folder.name} was killed before",
-            remedy=f"Nothing is lost: hypernas search --resume {folder.name} goes on.",
+            remedy=f"Nothing is lost: hypernas search --resume {folder.name}{at} goes on.",
         )
 
 

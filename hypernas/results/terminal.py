@@ -44,7 +44,10 @@ def show_search(console: Console, result: SearchResult, top: int, where: str) ->
     console.print(ranking_table(result, top, best, console.width))
     for line in _explanations(result):
         console.print(line)
+    out = where.partition(" --tracking-uri ")[0].replace("--runs", "--out", 1)  # ui has no other store
     commands = {}
+    if result.state in ("killed", "failed"):
+        commands[f"hypernas search --resume {result.search_id}{out}"] = "to go on with it"
     if best is not None:
         name = f"{result.search_id}:{best.rank}"
         commands[f"hypernas show {name}{where}"] = "its cells, training and decisions"
@@ -55,13 +58,14 @@ def show_search(console: Console, result: SearchResult, top: int, where: str) ->
         {
             **commands,
             f"hypernas report {result.search_id}{where}": "everything, as one HTML file",
-            f"hypernas ui{where.replace('--runs', '--out', 1)}": "everything, in MLflow",
+            f"hypernas ui{out}": "everything, in MLflow",
         },
     )
 
 
 def _state(state: str) -> tuple[str, str]:
-    return state, {"finished": "green", "failed": "red"}.get(state, "yellow")
+    word = "interrupted" if state == "killed" else state  # as `hypernas runs` has it
+    return word, {"finished": "green", "failed": "red"}.get(state, "yellow")
 
 
 def search_facts(result: SearchResult) -> dict[str, str]:

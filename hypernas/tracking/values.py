@@ -50,11 +50,14 @@ def _text(value: object, longest: int) -> str:
 def metric_rows(values: Mapping[str, float | None], *, step: int = 0, at_ms: int | None = None) -> list[MetricRow]:
     """The finite values at one step; ``at_ms`` is in milliseconds since 1970, now by default.
 
-    Accuracies are rounded to what can be read: the pages show all digits there are.
+    Accuracies and seconds are rounded to what can be read: the pages show all digits there are.
     """
     when = int(time.time() * 1000) if at_ms is None else at_ms
-    shown = {key: round(value, 4) if "accuracy" in key else value for key, value in finite(values).items()}
-    return [(key, value, when, step) for key, value in shown.items()]
+    return [(key, _readable(key, value), when, step) for key, value in finite(values).items()]
+
+
+def _readable(key: str, value: float) -> float:
+    return round(value, 4) if "accuracy" in key else round(value, 1) if key.startswith("seconds.") else value
 
 
 def to_metrics(rows: Sequence[MetricRow]) -> list[Metric]:
@@ -72,12 +75,18 @@ def search_summary(result: SearchResult) -> dict[str, float | None]:
         "n_candidates": len(result.candidates),
         "n_scored": len(scores),
         "n_trained": sum(candidate.training is not None for candidate in result.candidates),
-        "tau": prediction(result.candidates).tau.value,
+        **_trust(result),
         "best_score": max(scores.values(), default=None),
         "best_val_accuracy": training.val_accuracy if training else None,
         "best_test_accuracy": training.test_accuracy if training else None,
         **{f"seconds.{name}": value for name, value in result.seconds.items()},
     }
+
+
+def _trust(result: SearchResult) -> dict[str, float | None]:
+    """Tau among the trained where there are enough for an interval: of fewer it says nothing, and looks as if it did."""
+    tau = prediction(result.candidates).tau
+    return {} if tau.low is None else {"tau": tau.value, "tau.low": tau.low, "tau.high": tau.high}
 
 
 def trained_metrics(candidate: Candidate, report: TrainingReport, start_ms: int) -> list[MetricRow]:

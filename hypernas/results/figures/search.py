@@ -23,7 +23,7 @@ __all__ = ["CAPTIONS", "search_figures"]
 CAPTIONS: Mapping[str, str] = {
     "score_histogram": (
         "How the scores of all candidates are spread; higher is better. Triangles are the networks that were trained: "
-        "they should stand at the right end."
+        "where the score alone ranks, they should stand at the right end."
     ),
     "score_against_params": (
         "Each dot is a candidate: its score over the parameters of the full-size network. The stepped line is the "

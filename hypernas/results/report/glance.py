@@ -10,7 +10,7 @@ from hypernas.engine.records import Candidate, SearchResult, TrainingReport
 from hypernas.results.report.formatting import DASH, amount, decimal, median, plural, redact, took, words
 from hypernas.results.scored import scored
 from hypernas.results.usage import wilson
-from hypernas.results.winner import trained, winner
+from hypernas.results.winner import trained, victory, winner
 from hypernas.spaces.space import Scale
 
 __all__ = ["glance", "scale_text", "searched", "times"]
@@ -64,7 +64,7 @@ def _sentences(result: SearchResult, best: Candidate | None, done: Sequence[Trai
     told = [
         f"The best network found is {best.digest[:8]}, rank {best.rank:,} of {n:,} before training. After full "
         f"training its val accuracy is {decimal(report.val_accuracy)} %, the highest of the "
-        f"{plural(len(done), 'network')} trained.",
+        f"{plural(len(done), 'network')} trained. {victory(result.candidates)}",
         f"On the test images, which chose nothing, it reaches {decimal(report.test_accuracy)} "
         f"%{_test_interval(report)}. This is the number to report.",
     ]
