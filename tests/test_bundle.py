@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import shutil
 import stat
@@ -15,10 +16,12 @@ import pytest
 from kept_searches import SEARCH_ID, make_kept_search, tell
 
 from hypernas.engine.records import SearchResult
-from hypernas.errors import HypernasError, StoreError, UsageError
-from hypernas.results.archive import MANIFEST
+from hypernas.errors import HypernasError, SpaceError, StoreError, UsageError
+from hypernas.evaluation.earlier_runs import read_run
+from hypernas.evaluation.target import Wanted
+from hypernas.results.archive import MANIFEST, read_archive
 from hypernas.results.finding import find_record
-from hypernas.tracking import SearchTracker
+from hypernas.tracking import SearchTracker, bundling
 from hypernas.tracking.backend import open_experiment
 from hypernas.tracking.bundling import bundle, import_bundle
 
@@ -88,7 +91,10 @@ def without_places(result: SearchResult) -> SearchResult:
         dataclasses.replace(row, run_id=None, training=row.training and dataclasses.replace(row.training, weights=None))
         for row in result.candidates
     ]
-    return dataclasses.replace(result, run_id=None, candidates=rows)
+    options = {
+        key: value for key, value in result.options.items() if key not in ("out", "tracking_uri", "from_elsewhere")
+    }
+    return dataclasses.replace(result, run_id=None, candidates=rows, tracking_uri="", options=options)
 
 
 def test_the_search_is_found_there_with_the_ids_of_its_new_runs(there: SimpleNamespace) -> None:
@@ -182,6 +188,86 @@ def test_links(there: SimpleNamespace, tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(info, "../../secret")
     refused(path, tmp_path / "out", "no links")
+
+
+def changed(source: Path, target: Path, change: Callable[[dict[str, bytes]], None]) -> Path:
+    """The bundle with its files changed, and its list of them made to fit, as someone would who wants it to be taken."""
+
+    def both(files: dict[str, bytes]) -> None:
+        change(files)
+        manifest = json.loads(files[MANIFEST])
+        manifest["files"] = {
+            name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            for name, content in files.items()
+            if name != MANIFEST
+        }
+        files[MANIFEST] = json.dumps(manifest).encode()
+
+    return rewritten(source, target, both)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["search/evil.py", "search/state.sqlite", "search/networks/../x", "runs/000/files/network/MLmodel", "evil.py"],
+)
+def test_files_that_no_bundle_has(name: str, there: SimpleNamespace, tmp_path: Path) -> None:
+    """Code, a search's state (which names a file of code), a model in the place of the one that is logged."""
+    path = changed(there.path, tmp_path / "x.zip", lambda files: files.update({name: b"x = 1"}))
+    refused(path, tmp_path / "out", "files of a search|stay in their folder")
+
+
+def of_search(**values: object) -> Callable[[dict[str, bytes]], None]:
+    def change(files: dict[str, bytes]) -> None:
+        files["search/search.json"] = json.dumps({**json.loads(files["search/search.json"]), **values}).encode()
+
+    return change
+
+
+def test_a_search_of_another_name(there: SimpleNamespace, tmp_path: Path) -> None:
+    for value, match in (("260101-1200-abcdee", "one that it names"), ("../x", "no id of a search")):
+        path = changed(there.path, tmp_path / "x.zip", of_search(search_id=value))
+        refused(path, tmp_path / "out", match)
+
+
+def test_no_code_runs_that_a_bundle_names(
+    there: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it names a file that is on this machine already."""
+    evil = tmp_path / "evil.py"
+    evil.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    options = {"space": str(evil), "sampler": "random"}
+    for space in (str(evil), "cifar_cells_of_mine"):
+        out = tmp_path / f"out-{len(space)}"
+        path = changed(there.path, tmp_path / "x.zip", of_search(space=space, options=options))
+        monkeypatch.setattr(bundling, "_send", lambda *arguments: 0)
+        import_bundle(path, out)
+        with pytest.raises(SpaceError, match="--space FILE"):
+            read_run("latest:1", Wanted((3, 16, 16), 10, out=out))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_nobody_elses_registry_and_tags_are_touched(there: SimpleNamespace, tmp_path: Path) -> None:
+    def change(files: dict[str, bytes]) -> None:
+        for name in [name for name in files if name.endswith("/run.json")]:
+            run = json.loads(files[name])
+            run["model"] = {"class_names": [], "facts": {}, "register": "production"}
+            run["tags"] |= {"hypernas.key": "search/another", "mlflow.parentRunId": "1" * 32}
+            files[name] = json.dumps(run).encode()
+
+    path = changed(there.path, tmp_path / "x.zip", change)
+    read_archive(path, tmp_path / "unpacked", bundling.FORMAT)
+    for delivery in bundling._deliveries(tmp_path / "unpacked" / "runs", SEARCH_ID, None).values():
+        assert delivery.model is not None and delivery.model.register is None
+        assert not {"hypernas.key", "mlflow.parentRunId"} & set(delivery.tags)
+
+
+def test_runs_of_another_search(there: SimpleNamespace, tmp_path: Path) -> None:
+    for key in ("search/another", f"search/{SEARCH_ID}x", f"search/{SEARCH_ID}/../x", "evaluate/1"):
+
+        def change(files: dict[str, bytes], key: str = key) -> None:
+            files["runs/000/run.json"] = json.dumps({**json.loads(files["runs/000/run.json"]), "key": key}).encode()
+
+        refused(changed(there.path, tmp_path / "x.zip", change), tmp_path / "out", "those of its search")
 
 
 def test_files_that_differ_from_the_list(there: SimpleNamespace, tmp_path: Path) -> None:

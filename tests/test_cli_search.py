@@ -152,7 +152,7 @@ def test_without_json_the_table_is_on_stdout(
     done = InProcess(monkeypatch, capsys)(*command, "--top", 1, "--epochs", 2, "--width", 8, "--init", "random")
     assert done.code == 0
     assert "tiny on digits: the best of 6 architectures" in done.out
-    assert "score before" in done.out and f"hypernas ui --out {runs_folder}" in done.out
+    assert "score before" in done.out and f"hypernas ui --runs {runs_folder}" in done.out
     assert "from random weights" in done.err and "tiny on digits" not in done.err
     assert "{" not in done.out
 

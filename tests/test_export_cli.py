@@ -36,7 +36,7 @@ def test_the_winner_is_exported_under_its_space_and_digest(hypernas: InProcess, 
     assert done.last["rank"] == 1
     assert done.last["difference"] <= 1e-4
     (path,) = tmp_path.iterdir()
-    assert path.name == f"cifar_cells-{done.last['digest'][:8]}.safetensors"
+    assert path.name == f"cifar_cells_{done.last['digest'][:8]}.safetensors"
     with safe_open(path, framework="pt") as file:
         facts = json.loads(file.metadata()["hypernas"])
     assert (facts["search_id"], facts["data"], facts["classes"]) == (SEARCH_ID, "digits", list(CLASSES))

@@ -9,6 +9,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,7 @@ class FakeSender:
 
     def __init__(self) -> None:
         self.error: StoreError | None = None
+        self.refused: set[str] = set()
         self.sent: list[tuple[str, str]] = []
         self.n_tries = 0
 
@@ -46,6 +48,8 @@ class FakeSender:
         self.n_tries += 1
         if self.error is not None:
             raise self.error
+        if delivery.key in self.refused:
+            raise StoreError("The store takes it")
         self.sent.append((delivery.key, (files / "text").read_text()))
         return "id"
 
@@ -82,7 +86,7 @@ def test_what_a_store_misses_comes_later_once_and_in_order(tmp_path: Path, monke
     assert to.n_kept == 0 and not Outbox(tmp_path).folder.exists()
 
 
-def test_a_store_that_is_down_is_not_asked_for_every_delivery(tmp_path: Path) -> None:
+def test_a_store_that_is_down_is_not_asked_for_every_delivery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each attempt takes seconds, and a search of days has many."""
     to, sender, _ = courier(tmp_path)
     sender.error = StoreDownError("The server answers")
@@ -91,8 +95,59 @@ def test_a_store_that_is_down_is_not_asked_for_every_delivery(tmp_path: Path) ->
     to.settle()
     assert sender.n_tries == 1 and to.n_kept == 20
     sender.error = None
+    monkeypatch.setattr("hypernas.tracking.courier.PATIENCE_S", 0.0)  # it was long ago
     to.close()  # tries once more
     assert [key for key, _ in sender.sent] == [str(i) for i in range(20)]
+
+
+def test_one_that_is_refused_holds_back_its_own_run_and_no_other(tmp_path: Path) -> None:
+    to, sender, said = courier(tmp_path)
+    post(to, "first")
+    to.settle()
+    sender.refused = {"bad"}
+    for key in ("bad", "good", "bad", "better"):
+        post(to, key)
+    to.settle()
+    assert [key for key, _ in sender.sent] == ["first", "good", "better"] and to.n_kept == 2
+    assert len(said) == 1
+    sender.refused = set()
+    post(to, "last")
+    to.settle()
+    to.close()
+    assert [key for key, _ in sender.sent] == ["first", "good", "better", "bad", "bad", "last"]
+
+
+def test_what_an_earlier_process_kept_goes_first(tmp_path: Path) -> None:
+    """Else it would come later, and undo what a resumed search has told."""
+    to, sender, _ = courier(tmp_path)
+    sender.error = StoreDownError("down")
+    for key in ("search/1", "search/1/abc", "search/10"):
+        post(to, key)
+    to.settle()
+    to.close()
+    again, sender, _ = courier(tmp_path)
+    again.adopt("search/1")
+    assert again.n_kept == 2
+    post(again, "search/1")
+    again.settle()
+    again.close()
+    assert [key for key, _ in sender.sent] == ["search/1", "search/1/abc", "search/1"]
+    assert [kept.key for kept in Outbox(tmp_path).kept()] == ["search/10"]  # another search's
+
+
+def test_what_sync_has_sent_meanwhile_is_not_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hypernas.tracking.courier.PATIENCE_S", 0.0)
+    to, sender, _ = courier(tmp_path)
+    sender.error = StoreDownError("down")
+    post(to, "a")
+    to.settle()
+    for kept in Outbox(tmp_path).kept():
+        kept.remove()
+    sender.error = None
+    post(to, "b")
+    to.settle()
+    to.close()
+    assert [key for key, _ in sender.sent] == ["b"] and to.n_kept == 0
 
 
 def test_the_first_refusal_is_told_and_a_later_one_is_kept(tmp_path: Path) -> None:
@@ -120,22 +175,24 @@ def test_a_delivery_reads_back_as_it_was(tmp_path: Path) -> None:
     to.settle()
     to.close()
     (kept,) = Outbox(tmp_path).kept()
-    assert kept.delivery == Delivery(
-        "search/x y/é", "e", "search/x y/é", "RUNNING", {}, {"a": [1]}, [("m", 0.5, 1, 2)], []
-    )
+    expected = Delivery("search/x y/é", "e", "search/x y/é", "RUNNING", {}, {"a": [1]}, [("m", 0.5, 1, 2)], [])
+    assert kept.delivery == replace(expected, told_ns=kept.delivery.told_ns)
     assert (kept.files / "text").read_text() == "of search/x y/é"
 
 
 def test_what_a_killed_process_left_half_packed_is_removed(tmp_path: Path) -> None:
-    half = tmp_path / "outbox" / ".4000001-1"
-    mine = tmp_path / "outbox" / f".{os.getpid()}-1"
+    here = socket.gethostname()
+    half = tmp_path / "outbox" / f".{here}-4000001-1"
+    mine = tmp_path / "outbox" / f".{here}-{os.getpid()}-1"
+    elsewhere = tmp_path / "outbox" / ".another-machine-4000001-1"
     half.mkdir(parents=True)
     mine.mkdir()
+    elsewhere.mkdir()
     to, sender, _ = courier(tmp_path)
     sender.error = StoreDownError("down")
     post(to, "a")
     to.settle()
-    assert not half.exists() and mine.exists() and len(Outbox(tmp_path).kept()) == 1
+    assert not half.exists() and mine.exists() and elsewhere.exists() and len(Outbox(tmp_path).kept()) == 1
     to.close()
 
 

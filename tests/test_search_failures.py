@@ -21,7 +21,7 @@ from hypernas.engine.records import TrainingReport
 from hypernas.engine.results import read_ranking
 from hypernas.engine.scoring_stage import ScoringStage
 from hypernas.engine.store import Store
-from hypernas.errors import NonFiniteError, StoreError
+from hypernas.errors import CheckpointError, NonFiniteError, StoreError
 from hypernas.graphs.architecture import Architecture
 from hypernas.hypernet.ghn import GHN
 from hypernas.networks.network import Network
@@ -234,6 +234,25 @@ def test_a_store_that_cannot_be_opened_loses_no_score(
     assert value["n_candidates"] == 6 and len(read_ranking(folder)) == 6
     monkeypatch.undo()
     assert cli("search", "--resume", folder.name, "--out", runs_folder).code == 0
+
+
+def test_whatever_tracking_does_the_result_is_kept(
+    cli: InProcess, command: list[object], monkeypatch: pytest.MonkeyPatch, runs_folder: Path
+) -> None:
+    """An error of another kind, in the middle: the search is finished in its folder, and can be looked at."""
+
+    def log_model(*arguments: Any, **options: Any) -> str:
+        raise CheckpointError("A saved network is whole")
+
+    monkeypatch.setattr("hypernas.tracking.models.log_model", log_model)
+    before = states(runs_folder)
+    done = cli(*command)
+    assert done.code == 0 and "A saved network is whole" in done.err and "hypernas sync" in done.err
+    folder, value = only_new(before, runs_folder)
+    assert value["n_candidates"] == 6 and value["state"] == "finished"
+    assert cli("show", folder.name, "--runs", runs_folder).code == 0
+    monkeypatch.undo()
+    assert cli("sync", "--out", runs_folder).code == 0
 
 
 def test_a_search_that_fails_before_it_starts_leaves_no_empty_folder(

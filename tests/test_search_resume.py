@@ -281,6 +281,7 @@ def test_what_breaks_the_limit_when_measured_again_is_not_reported(
         (["--engine", "dask"], ["--engine is one of those known", "dask"]),
         (["--sampler", "nsga4"], ["nsga2"]),
         (["--shortlist", "3"], ["belong to --halving"]),
+        (["--register", "a/b"], ["registered model is named by", "a/b"]),
         (["--halving", "--epochs", "0"], ["--halving trains networks"]),
         (["--halving", "--shortlist", "2", "--top", "3"], ["--shortlist is at least --top"]),
         (["--halving", "--scheduler", "pbt"], ["--scheduler is one of those known"]),

@@ -8,6 +8,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +22,8 @@ from hypernas.errors import StoreError, UsageError
 from hypernas.graphs.architecture import Architecture
 from hypernas.tracking import SearchTracker
 from hypernas.tracking.data_sets import data_facts
+from hypernas.tracking.delivery import Delivery
+from hypernas.tracking.sending import Sender
 
 # mlflow 3.17 uses a loader that SQLAlchemy 2.1 calls deprecated; nothing here can change that
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -190,6 +193,35 @@ def test_weights_that_are_not_there_leave_no_run(search: SimpleNamespace, tmp_pa
         tracker.settle()
     tracker.close()
     assert len(search.client.search_runs([search.run.info.experiment_id])) == before
+    search.client.set_terminated(search.run.info.run_id, "FINISHED")
+
+
+def test_what_comes_too_late_changes_nothing(search: SimpleNamespace, tmp_path: Path) -> None:
+    """Kept when a first process was interrupted, and sent after a second one has finished the search."""
+    key = "search/260101-1200-bbbbbb"
+    sender = Sender(search.folder / "mlruns", search.tracker.tracking_uri)
+    first, second, third = (Delivery(key, "tests", "a", status) for status in ("RUNNING", "KILLED", "FINISHED"))
+    for delivery in (first, replace(third, tags={"note": "new"}, told_ns=second.told_ns + 1)):
+        sender.send(delivery, tmp_path)
+    run_id = sender.send(replace(second, tags={"note": "old"}), tmp_path)
+    run = search.client.get_run(run_id)
+    assert (run.info.status, run.data.tags["note"]) == ("FINISHED", "new")
+
+
+def test_a_rank_that_changed_is_told_again(search: SimpleNamespace) -> None:
+    """A calibration ranks anew after networks were trained: the run keeps its curves, files and times."""
+    candidate = dataclasses.replace(search.candidates[1], rank=7)
+    tracker = SearchTracker(search.folder / "mlruns", experiment="tests")
+    tracker.start("2b7e", {}, {})
+    tracker.log_trained(candidate, search.architectures[candidate.digest], candidate.training)
+    tracker.settle()
+    tracker.close()
+    before, now = search.children[1], search.client.get_run(search.children[1].info.run_id)
+    assert now.info.run_name.startswith("rank 007") and now.data.tags["hypernas.rank"] == "007"
+    assert now.data.metrics["rank"] == 7 and "2b7e:7" in now.data.tags["mlflow.note.content"]
+    assert (now.info.start_time, now.info.end_time) == (before.info.start_time, before.info.end_time)
+    history = search.client.get_metric_history(now.info.run_id, "epoch.val_accuracy")
+    assert len(history) == N_EPOCHS
     search.client.set_terminated(search.run.info.run_id, "FINISHED")
 
 

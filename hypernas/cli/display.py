@@ -17,6 +17,7 @@ from rich.table import Table
 from hypernas.engine.records import Candidate, EpochMetrics, ScoringProgress, SearchResult
 from hypernas.hypernet.meta_train import Progress as MetaProgress
 from hypernas.results.amounts import clock, count
+from hypernas.results.winner import victory, winner
 
 __all__ = ["PretrainDisplay", "SearchDisplay", "result_table"]
 
@@ -161,6 +162,16 @@ def _score(row: Candidate) -> str:
     return "refused" if row.error else f"{row.score:.3f} ± {row.score_se:.3f}"
 
 
+def _show_winner(console: Console, result: SearchResult) -> None:
+    best = winner(result.candidates)
+    if best is not None and best.training is not None:
+        lead = victory(result.candidates, result.n_val)
+        console.print(f"Winner, by val accuracy: rank {best.rank} ({best.digest[:8]}). {lead}", soft_wrap=True)
+        if result.options.get("register"):
+            name = result.options["register"]
+            console.print(f"Registered in MLflow as the newest version of {name}, @candidate.", markup=False)
+
+
 def result_table(result: SearchResult, top: int, out: Path) -> None:
     """The final table and how to look further, on stdout."""
     console = Console(highlight=False)
@@ -221,6 +232,7 @@ def result_table(result: SearchResult, top: int, out: Path) -> None:
         f"Time: pretraining {clock(seconds['pretrain'])}, scoring {clock(seconds['score'])}, "
         f"training {clock(seconds['train'])}, in all {clock(seconds['total'])}."
     )
+    _show_winner(console, result)
     failed = sum(row.score is None for row in result.candidates)
     if failed:
         console.print(f"{failed} candidates could not be scored; they rank last, the reason is in the table artifact.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -42,12 +43,12 @@ def export(
     if out is not None:
         check_out(out, format_name)
     found = choose(find_record(run, runs, tracking_uri), format_name)
-    space = str(found.facts["space"])
+    space = re.sub(r"[^\w.-]", "_", str(found.facts["space"]))  # which may be of someone else's making
     report = export_network(
         found.folder,
         found.architecture,
         format_name,
-        Path(f"{space}-{found.candidate.digest[:8]}.{EXTENSIONS[format_name]}") if out is None else out,
+        Path(f"{space}_{found.candidate.digest[:8]}.{EXTENSIONS[format_name]}") if out is None else out,
         preprocessing=found.preprocessing,
         facts=found.facts,
         title=found.title,

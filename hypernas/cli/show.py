@@ -14,7 +14,7 @@ def show(
     run: Annotated[
         str, typer.Argument(help="A search's id, latest, or an MLflow run id; with :RANK one candidate.", metavar="RUN")
     ] = "latest",
-    runs: Annotated[Path, typer.Option(help="Folder of the searches.")] = Path("mlruns"),
+    runs: Annotated[Path, typer.Option("--runs", "--out", help="Folder of the searches.")] = Path("mlruns"),
     tracking_uri: TrackingUri = None,
     top: Annotated[int, typer.Option(help="Rows of the ranking to show; the trained are always shown.")] = 10,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")] = False,

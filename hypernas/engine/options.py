@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -131,6 +132,12 @@ class SearchOptions:
         if self.calibrate is not None and self.epochs == 0:
             raise UsageError("--calibrate trains networks", value="--epochs 0", remedy="Leave one of them out.")
         check_seed(self.seed)
+        if self.register is not None and not re.fullmatch(r"[\w.-][\w .-]{0,99}", self.register):
+            raise UsageError(
+                "A registered model is named by letters, digits, spaces and . _ -, at most 100 of them",
+                value=self.register,
+                remedy="Give --register another name.",
+            )
         if self.score_images < 2:
             raise UsageError("--score-images is at least 2", value=self.score_images)
         Objectives.parse(self.objectives)

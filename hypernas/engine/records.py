@@ -165,6 +165,7 @@ class SearchResult:
     race: str = ""  # what the race saved, in a sentence
     top: int = 5  # how many were to be trained
     class_names: tuple[str, ...] = ()
+    n_val: int = 0  # val images, that networks are chosen by; 0 for unknown
     started: str = ""  # ISO 8601, UTC
     options: Mapping[str, Any] = field(default_factory=dict)  # of ``hypernas search``, and ``command``
     environment: Mapping[str, str] = field(default_factory=dict)  # versions, machine, commit
@@ -193,14 +194,13 @@ class SearchResult:
         }
 
     def forget_files(self) -> None:
-        """Of a search that comes from elsewhere: its space is known by its name alone.
+        """Of a search that comes from elsewhere: its space is known by its name alone, and marked as not to be loaded.
 
         The path that it was read from may lead to another file here, and a file's code runs only where a user names it.
         """
-        if "space" in self.options:
-            self.options = {**self.options, "space": self.space}
+        self.options = {**self.options, "space": self.space, "from_elsewhere": True}
 
     def about(self) -> dict[str, Any]:
         """The rest of it, which is in ``search.json`` alone."""
-        names = ("class_names", "started", "options", "environment", "ghn_facts")
+        names = ("class_names", "n_val", "started", "options", "environment", "ghn_facts")
         return {name: getattr(self, name) for name in names}

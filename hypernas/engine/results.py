@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -174,14 +175,27 @@ def load_result(folder: Path) -> SearchResult:
     try:
         trained = json.loads((folder / TRAININGS).read_text())
         value = json.loads((folder / SUMMARY).read_text())
+        if not re.fullmatch(r"[\w.-]+", value["search_id"]):  # it becomes a part of paths and commands
+            raise ValueError(f"{value['search_id']!r} is no id of a search")
         candidates = [_candidate(row, trained.get(row["digest"], {}), folder) for row in read_ranking(folder)]
-        names = ("seconds", "state", "calibrated", "race", "top", "started", "options", "environment", "ghn_facts")
+        names = (
+            "seconds",
+            "state",
+            "calibrated",
+            "race",
+            "top",
+            "n_val",
+            "started",
+            "options",
+            "environment",
+            "ghn_facts",
+        )
         return SearchResult(
             *(value["search_id"], value["run_id"], value["tracking_uri"], value["space"], value["data"], value["ghn"]),
             Scale.from_json(value["scoring_scale"]),
             Scale.from_json(value["full_scale"]),
             candidates,
-            **{key: value[key] for key in names},
+            **{key: value[key] for key in (*names, "ghn_facts")},
             objectives=tuple(value["objectives"]),
             class_names=tuple(value["class_names"]),
         )
@@ -193,6 +207,8 @@ def load_result(folder: Path) -> SearchResult:
 
 
 def _candidate(row: Mapping[str, Any], training: Mapping[str, Any], folder: Path) -> Candidate:
+    if not re.fullmatch(r"[0-9a-f]{64}", row["digest"]):
+        raise ValueError(f"{row['digest']!r} is no digest")
     report = training.get("report")
     if report is not None:  # where it lies now: the folder may have been moved
         weights = folder / "networks" / row["digest"][:12] / "weights.safetensors"

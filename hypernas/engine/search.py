@@ -17,7 +17,7 @@ from hypernas.engine.calibrating import Calibrator, round_sizes
 from hypernas.engine.options import EVERY
 from hypernas.engine.ranking_table import RankingTable
 from hypernas.engine.records import Candidate, SearchResult
-from hypernas.engine.results import save_result
+from hypernas.engine.results import save_result, save_summary
 from hypernas.engine.running import Engine, LocalEngine
 from hypernas.engine.scoring_stage import ScoringStage, is_race, load_table, make_proposer
 from hypernas.engine.searches import check_same
@@ -26,7 +26,7 @@ from hypernas.engine.shortlist import choose, measure_again
 from hypernas.engine.store import Store
 from hypernas.engine.training_stage import Halver, TrainingStage
 from hypernas.engine.watching import Watcher
-from hypernas.errors import HypernasError, StoreError
+from hypernas.errors import HypernasError
 from hypernas.graphs.architecture import Architecture
 from hypernas.hypernet.checkpoint import GHNInfo
 from hypernas.hypernet.ghn import GHN
@@ -86,10 +86,13 @@ class Search:
         self.calibrator = Calibrator() if self.options.calibrate else None
         self.calibrated = False
         self.race_note = ""
-        self.run_id: str | None = self.about.get("run_id")
+        store_uri = without_password(self.tracker.tracking_uri)
+        self.same_store = self.about.get("tracking_store", store_uri) == store_uri
+        self.run_id: str | None = self.about.get("run_id") if self.same_store else None
         self.ghn_name: str = self.about.get("ghn", "")
         self.ghn_facts: dict[str, Any] = {}
         self.engine: Engine | None = None
+        self.training: TrainingStage | None = None
 
     def run(self) -> SearchResult:
         try:
@@ -121,9 +124,10 @@ class Search:
             self.race_note = scoring.run(rungs)
             self.tracker.check()
             self.table.ranked()
-            training = TrainingStage(
+            training = self.training = TrainingStage(
                 *(self.setting, ghn, self.table, self.store, self.folder, self.tracker, self.watcher, self._clock),
                 info.name,
+                same_store=self.same_store,
             )
             if self.calibrator is not None:
                 self._calibrate(training, self.calibrator)
@@ -153,7 +157,8 @@ class Search:
             out = "" if self.options.out == Path("mlruns") else f" --out {self.options.out}"
             name = self.folder.name
             self.watcher.message(f"Search {name}. Should it be interrupted: hypernas search --resume {name}{out}")
-        self._remember(state="running", seconds=self.seconds)
+        store_uri = without_password(self.tracker.tracking_uri)
+        self._remember(state="running", seconds=self.seconds, tracking_store=store_uri)
 
     # --- stages ---
 
@@ -298,16 +303,48 @@ class Search:
     # --- the end, whatever it is ---
 
     def _finish(self, state: str) -> SearchResult:
-        with contextlib.suppress(StoreError):  # of its own run: the search was ended by it
-            self.tracker.settle()
+        """Write the result, whatever MLflow says; then tell MLflow, and raise what it said."""
+        result = self._result(state)
+        best = {row.digest for row in choose(result.candidates, max(N_DRAWN, self.options.top))}
+        shown = [row for row in result.candidates if row.training is not None or row.digest in best]
+        drawn = {row.digest: self._network_of(row) for row in shown}
+        save_result(self.folder, result, drawn)
+        problem = self._tell_the_end(result, drawn) if self.ghn_facts else None  # else it has no run
+        save_summary(self.folder, result)
+        # what MLflow refused is told again by a resumed search
+        self._remember(state=state if problem is None else "failed", seconds=self.seconds, run_id=self.run_id)
+        if problem is not None:
+            raise problem
+        return result
+
+    def _tell_the_end(self, result: SearchResult, drawn: Mapping[str, Architecture]) -> Exception | None:
+        """The first thing that went wrong with telling MLflow."""
+        problem: Exception | None = None
+        status = {"finished": "FINISHED", "killed": "KILLED", "failed": "FAILED"}[result.state]
+        for tell in (self._tell_ranks, lambda: self.tracker.finish(result, drawn, status, self.folder)):
+            try:
+                tell()
+                self.tracker.settle()
+            except Exception as error:
+                problem = problem or error
+            self._note()
+            result.run_id = self.run_id
+            for row in result.candidates:
+                if row.run_id is None and (run_id := self.tracker.run_of(row.digest)) is not None:
+                    row.run_id = run_id
+                    with self.store.saving():
+                        self.store.save_training(row.digest, run_id=run_id)
+            save_summary(self.folder, result)  # the ids are among what is told at the end
+        return problem
+
+    def _tell_ranks(self) -> None:
+        if self.training is not None:
+            self.training.tell_ranks()
+
+    def _result(self, state: str) -> SearchResult:
         self._note()
-        for row in self.table.rows:
-            if row.run_id is None and (run_id := self.tracker.run_of(row.digest)) is not None:
-                row.run_id = run_id
-                with self.store.saving():
-                    self.store.save_training(row.digest, run_id=run_id)
         candidates = [row for row in self.table.ranked() if row.n_images is not None]
-        result = SearchResult(
+        return SearchResult(
             self.folder.name,
             self.run_id,
             without_password(self.tracker.tracking_uri),
@@ -324,21 +361,12 @@ class Search:
             self.race_note,
             self.options.top,
             tuple(self.setting.dataset.class_names),
+            len(self.setting.dataset.val),
             self.about.get("started", ""),
             self._shown_options(),
             environment_tags(),
             self.ghn_facts,
         )
-        best = {row.digest for row in choose(candidates, max(N_DRAWN, self.options.top))}
-        shown = [row for row in candidates if row.training is not None or row.digest in best]
-        drawn = {row.digest: self._network_of(row) for row in shown}
-        save_result(self.folder, result, drawn)
-        if self.ghn_facts:  # else it has no run
-            status = {"finished": "FINISHED", "killed": "KILLED", "failed": "FAILED"}[state]
-            self.tracker.finish(result, drawn, status, self.folder)
-            self.tracker.settle()
-        self._remember(state=state, seconds=self.seconds, run_id=self.run_id)
-        return result
 
     def _shown_options(self) -> dict[str, Any]:
         """For files that others may read."""
@@ -358,7 +386,7 @@ class Search:
         self._clock("score", seconds)
 
     def _note(self) -> None:
-        self.run_id = self.run_id or self.tracker.run_id
+        self.run_id = self.tracker.run_id or self.run_id
         self.seconds["total"] = self.total_before + time.monotonic() - self.started
         self._remember(seconds=self.seconds, run_id=self.run_id)
 

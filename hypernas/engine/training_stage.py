@@ -43,6 +43,7 @@ class TrainingStage:
 
     Args:
         clock: (stage, seconds) -> adds to the time that the search has taken.
+        same_store: whether the runs that are known are in the tracking store of now.
     """
 
     def __init__(
@@ -56,16 +57,21 @@ class TrainingStage:
         watcher: Watcher,
         clock: Callable[[str, float], None],
         ghn_name: str,
+        *,
+        same_store: bool = True,
     ) -> None:
         self.setting, self.table, self.store, self.folder = setting, table, store, folder
         self.tracker, self.watcher, self.clock, self._ghn_name = tracker, watcher, clock, ghn_name
         self.trainings = Trainings(setting.space, setting.full_scale, setting.dataset, ghn)
         self._rows = {row.digest: row for row in table.rows}
         self._epochs = setting.epochs
+        self._told: dict[str, int] = {}  # ranks that MLflow knows
         for digest, known in store.trainings().items():
             row = self._rows[digest]
             row.training, row.training_error, row.run_id = known.report, known.error, known.run_id
             row.halving = known.halving
+            if not same_store:
+                row.run_id = None
             if row.training is not None and row.run_id is None:
                 self._log(row, row.training)
 
@@ -140,6 +146,12 @@ class TrainingStage:
         if best is not None and best.training is not None:
             self._log(best, best.training, register=name)
 
+    def tell_ranks(self) -> None:
+        """To MLflow, where a calibration has changed them since a network was trained."""
+        for row in self._rows.values():
+            if row.training is not None and self._told.get(row.digest, row.rank) != row.rank:
+                self._log(row, row.training)
+
     def _log(self, row: Candidate, report: TrainingReport, register: str | None = None) -> None:
         """Tell MLflow; to tell it twice, as a resumed search may, makes no second run."""
         space, dataset = self.setting.space, self.setting.dataset
@@ -151,4 +163,5 @@ class TrainingStage:
             **{"mean": dataset.mean, "std": dataset.std, "input_shape": report.scale.input_shape},
         }
         model = ModelFacts(tuple(dataset.class_names), facts, register)
+        self._told[row.digest] = row.rank
         self.tracker.log_trained(row, architecture, report, tags, data=data_facts(dataset), model=model)

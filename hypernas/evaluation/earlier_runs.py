@@ -33,7 +33,8 @@ def read_run(text: str, wanted: Wanted) -> Target:
         raise UsageError("A search that can be a target has scored a candidate", value=text)
     row = record.named or search.candidates[0]
     named = wanted.space or str(search.options["space"])
-    if wanted.space is None and named not in shipped_spaces() and not Path(named).is_file():
+    own_file = Path(named).is_file() and not search.options.get("from_elsewhere")
+    if wanted.space is None and named not in shipped_spaces() and not own_file:
         raise SpaceError(
             f"The space of search {search.search_id} is shipped with hypernas, or its file is where it was",
             value=named,

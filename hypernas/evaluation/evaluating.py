@@ -288,7 +288,8 @@ class _Evaluation:
     # --- what is left behind ---
 
     def _keep(self, report: EvaluationReport, graph: TargetGraph) -> None:
-        write_report(self.folder, report, graph.architecture if graph.is_runnable else None, self.options.command)
+        architecture = graph.architecture if graph.is_runnable else None
+        write_report(self.folder, report, architecture, without_password(self.options.command))
 
     def _log(self, report: EvaluationReport, graph: TargetGraph, status: str) -> EvaluationReport:
         self.tracker.start(report, self._parameters(), data_facts(self.dataset))

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import lzma
+import shutil
 import stat
 import zipfile
 import zlib
@@ -66,9 +68,14 @@ def read_archive(path: Path, folder: Path, kind: str) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:
             manifest = _manifest(archive, path, kind)
             _check_names(archive, manifest["files"], path)
+            n_bytes, free = sum(one["bytes"] for one in manifest["files"].values()), shutil.disk_usage(folder).free
+            if n_bytes > free:
+                raise UsageError(
+                    f"There is room for what is in a bundle, {n_bytes / 1e9:.1f} GB", value=f"{free / 1e9:.1f} GB free"
+                )
             for name, facts in manifest["files"].items():
                 _unpack(archive, name, facts, folder, path)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError) as error:
         raise StoreError(
             f"A bundle is a whole zip file ({error})",
             value=str(path),
@@ -88,8 +95,9 @@ def _manifest(archive: zipfile.ZipFile, path: Path, kind: str) -> dict[str, Any]
         files = manifest["files"]
         if manifest["format"] != kind:
             raise ValueError(f"its format is {manifest['format']!r}")
-        if not all(isinstance(one["bytes"], int) and isinstance(one["sha256"], str) for one in files.values()):
-            raise ValueError("its list of files is damaged")
+        for one in files.values():
+            if type(one["bytes"]) is not int or one["bytes"] < 0 or not isinstance(one["sha256"], str):
+                raise ValueError("its list of files is damaged")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UsageError(
             f"A bundle has a {MANIFEST} of the format {kind!r} ({error})",

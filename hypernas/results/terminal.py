@@ -118,7 +118,10 @@ def _winner_text(best: Candidate, result: SearchResult) -> Text:
     name = "Winner" if report is not None else "First"
     facts = f"{reached}, {count(best.params)} parameters, {count(best.flops)} FLOPs. "
     return Text.assemble(
-        (f"{name}: rank {best.rank}", "bold green"), f" ({best.digest[:8]}), ", facts, victory(result.candidates)
+        (f"{name}: rank {best.rank}", "bold green"),
+        f" ({best.digest[:8]}), ",
+        facts,
+        victory(result.candidates, result.n_val),
     )
 
 

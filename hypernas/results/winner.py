@@ -29,8 +29,8 @@ def winner(candidates: Sequence[Candidate]) -> Candidate | None:
     return min(scored, key=lambda c: c.rank, default=None)
 
 
-def victory(candidates: Sequence[Candidate]) -> str:
-    """By how much the winner won, in a sentence."""
+def victory(candidates: Sequence[Candidate], n_val: int = 0) -> str:
+    """By how much the winner won, in a sentence, and what that is of ``n_val`` val images, where that is known."""
     best = trained(candidates)
     if not best:
         return "None was trained: it is the first of the ranking by score."
@@ -42,4 +42,11 @@ def victory(candidates: Sequence[Candidate]) -> str:
         equal = [c.rank for c, other in best[1:] if other.val_accuracy == first.val_accuracy]
         ranks = f"rank {equal[0]}" if len(equal) == 1 else f"ranks {', '.join(map(str, equal))}"
         return f"Of {len(best)} trained, {ranks} came to the same val accuracy; it has the better rank."
-    return f"That is {lead:.2f} points of val accuracy ahead of rank {second.rank}, the next of {len(best)} trained."
+    said = f"That is {lead:.2f} points of val accuracy ahead of rank {second.rank}, the next of {len(best)} trained"
+    if not n_val:
+        return f"{said}."
+    p = report.val_accuracy / 100
+    # of two independent samples; the images are the same ones, which makes the difference a little surer
+    error = 100 * math.sqrt(2 * p * (1 - p) / n_val)
+    chance = ", which may be chance" if lead < 2 * error else ""
+    return f"{said}: {round(lead * n_val / 100):,} more of {n_val:,} val images{chance}."

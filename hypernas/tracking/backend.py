@@ -48,9 +48,8 @@ def quiet_environment() -> None:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     # MLflow would try a server that is gone for minutes; what cannot be sent is kept and sent later
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # a run that is slow to be made would be made twice
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
     logging.getLogger("alembic").setLevel(logging.WARNING)
     # of MLflow's own type hints, when its models are imported
     warnings.filterwarnings("ignore", message=".*type hint is inferred as AnyType", category=UserWarning)
@@ -64,13 +63,13 @@ def store_errors(place: str) -> Iterator[None]:
 
     try:
         yield
-    except (MlflowException, SQLAlchemyError, OSError) as error:
+    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
         raise _in_words(error, place) from error
 
 
 def without_password(text: str) -> str:
     """Addresses in a text without what stands before their ``@``."""
-    return re.sub(r"://[^/@\s]+@", "://", text)
+    return re.sub(r"://[^/\s]+@", "://", text)
 
 
 def check_reachable(uri: str) -> None:
@@ -90,7 +89,7 @@ def check_reachable(uri: str) -> None:
 
 
 def _in_words(error: Exception, place: str) -> StoreError:
-    text = str(error)
+    text = without_password(str(error))
     reason = text.strip().split("\n")[0][:300]
     shown = without_password(place)
     if "database is locked" in text:

@@ -7,11 +7,12 @@ new, and everything else is the same. Nothing in a bundle is run, and it cannot 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +22,12 @@ from hypernas.errors import StoreDownError, UsageError
 from hypernas.results.archive import read_archive, write_archive
 from hypernas.results.finding import find_record
 from hypernas.tracking.artifacts import MODEL_FACTS
-from hypernas.tracking.backend import resolve_uri, store_errors
+from hypernas.tracking.backend import resolve_uri, store_errors, without_password
 from hypernas.tracking.delivery import DataFacts, Delivery, ModelFacts
+from hypernas.tracking.models import MODEL_NAME
 from hypernas.tracking.outbox import Outbox
 from hypernas.tracking.reading import StoredSearch, fetch_search, open_client, stored_search
-from hypernas.tracking.sending import KEY, Sender
+from hypernas.tracking.sending import KEY, TOLD, Sender
 from hypernas.tracking.store import search_key
 from hypernas.tracking.syncing import note_run_ids
 from hypernas.version import __version__
@@ -39,7 +41,7 @@ __all__ = ["Imported", "bundle", "import_bundle"]
 FORMAT = "hypernas-bundle-1"
 SEARCH, RUNS, ABOUT, FILES = "search", "runs", "run.json", "files"
 # tags that MLflow sets anew, or that mean something in one store only
-LEFT_OUT = {"mlflow.parentRunId", "mlflow.runName", "mlflow.user", "mlflow.log-model.history", KEY}
+LEFT_OUT = {"mlflow.parentRunId", "mlflow.runName", "mlflow.user", "mlflow.log-model.history", KEY, TOLD}
 
 
 # --- out -----------------------------------------------------------------------------------------------------------
@@ -100,7 +102,7 @@ def _pack_runs(stored: StoredSearch, folder: Path) -> None:
             files.mkdir(parents=True)
             for one in client.list_artifacts(run.info.run_id):
                 client.download_artifacts(run.info.run_id, one.path, str(files))
-            above = None if number == 0 else parent.data.tags[KEY]
+            above = None if number == 0 else search_key(stored.search_id)
             _as_delivery(client, run, experiment, above, files).write(files.parent / ABOUT)
 
 
@@ -111,6 +113,9 @@ def _as_delivery(client: MlflowClient, run: Run, experiment: str, parent: str | 
     with suppress(FileNotFoundError):
         value = json.loads((files / "model" / MODEL_FACTS).read_text())
         model = ModelFacts(tuple(value["class_names"]), value["facts"])
+    if KEY not in run.data.tags:
+        rule = "A search that is bundled was made by this version of hypernas"
+        raise UsageError(rule, value=run.info.run_id, remedy="Search anew.")
     return Delivery(
         run.data.tags[KEY],
         experiment,
@@ -124,6 +129,7 @@ def _as_delivery(client: MlflowClient, run: Run, experiment: str, parent: str | 
         end_ms=run.info.end_time,
         parent=parent,
         model=model,
+        told_ns=int(run.data.tags.get(TOLD, 0)),
     )
 
 
@@ -174,8 +180,16 @@ def import_bundle(
         if not SEARCH_ID.fullmatch(search_id):
             raise UsageError("A bundle names its search", value=search_id)
         deliveries = _deliveries(unpacked / RUNS, search_id, experiment)
+        _check_files(manifest["files"])
         result = load_result(unpacked / SEARCH)  # damaged ones end here
+        if result.search_id != search_id:
+            raise UsageError("The search of a bundle is the one that it names", value=result.search_id)
+        uri = resolve_uri(out, tracking_uri)
         result.forget_files()
+        result.tracking_uri, result.run_id = without_password(uri), None
+        result.options = {**result.options, "out": str(out), "tracking_uri": None}
+        for row in result.candidates:
+            row.run_id = None
         save_summary(unpacked / SEARCH, result)
         folder = search_folder(out, search_id)
         if folder.exists():
@@ -184,7 +198,7 @@ def import_bundle(
                 value=str(folder),
                 remedy="Remove that folder to import it again, or name another with --out.",
             )
-        sender = Sender(out, resolve_uri(out, tracking_uri))
+        sender = Sender(out, uri)
         n_kept = _send(deliveries, sender, Outbox(out), say)
         folder.parent.mkdir(parents=True, exist_ok=True)
         (unpacked / SEARCH).rename(folder)
@@ -197,14 +211,29 @@ def _deliveries(folder: Path, search_id: str, experiment: str | None) -> Mapping
     for one in sorted(folder.glob("*")):
         (one / FILES).mkdir(exist_ok=True)
         delivery = Delivery.read(one / ABOUT)
-        if not delivery.key.startswith(search_key(search_id)):
+        own = search_key(search_id)
+        is_own = re.fullmatch(rf"{re.escape(own)}(/[0-9a-f]{{12}})?", delivery.key)
+        if not is_own or delivery.parent not in (None, own):
             raise UsageError("The runs of a bundle are those of its search", value=delivery.key)
-        if experiment is not None:
-            delivery = Delivery(**{**vars(delivery), "experiment": experiment})
-        found[one / FILES] = delivery
+        found[one / FILES] = replace(
+            delivery,
+            experiment=delivery.experiment if experiment is None else experiment,
+            tags={key: value for key, value in delivery.tags.items() if key not in LEFT_OUT},
+            model=delivery.model and replace(delivery.model, register=None),  # nobody else's registry is changed
+        )
     if not found:
         raise UsageError("A bundle has the runs of its search", value=search_id)
     return found
+
+
+def _check_files(names: Iterable[str]) -> None:
+    """Raises UsageError for a file that no bundle has: nothing else is unpacked into a folder of results."""
+    network = r"networks/[0-9a-f]{12}/(architecture\.json|weights\.safetensors)"
+    own = rf"{SUMMARY}|{TRAININGS}|{RANKING}|{ARCHITECTURES}/[\w-]+\.json|{network}"
+    allowed = re.compile(rf"{SEARCH}/({own})|{RUNS}/\d+/({ABOUT}|{FILES}/(?!{MODEL_NAME}/).+)")
+    for name in names:
+        if not allowed.fullmatch(name):
+            raise UsageError("A bundle has the files of a search and of its runs", value=name)
 
 
 def _send(deliveries: Mapping[Path, Delivery], sender: Sender, outbox: Outbox, say: Callable[[str], None]) -> int:

@@ -1,6 +1,7 @@
 """One thread that packs deliveries and sends them, so that neither pictures nor a slow store hold up a search.
 
-What cannot be sent is kept in the outbox, and tried again with the next delivery, and at the end.
+What cannot be sent is kept in the outbox, and tried again with the next delivery, and at the end. Deliveries of one run
+go in order; one that the store refuses holds back its own run and no other.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from hypernas.errors import StoreDownError, StoreError
+from hypernas.errors import HypernasError, StoreDownError, StoreError
 from hypernas.tracking.delivery import Delivery
 from hypernas.tracking.outbox import Kept, Outbox
 from hypernas.tracking.sending import Sender
@@ -28,7 +29,7 @@ class Courier:
 
     Args:
         out: folder of the results, with the outbox.
-        say: told once that the store does not answer, and once that it does again.
+        say: told that something has to wait, once for each reason.
     """
 
     def __init__(self, sender: Sender, out: Path, say: Callable[[str], None]) -> None:
@@ -37,8 +38,15 @@ class Courier:
         self._posted: list[Future[None]] = []
         self._begun = False  # whether anything has reached the store: one that never answered may be a mistake
         self._down_since: float | None = None
+        self._said: set[str] = set()
         self._mine: list[Kept] = []
+        self._hurry = False  # an impatient user: nothing is sent any more, all is kept
         self.seconds = 0.0  # packing and sending
+
+    def adopt(self, key: str) -> None:
+        """What an earlier process kept of this run and its children goes first."""
+        self._mine = [kept for kept in self.outbox.kept() if kept.is_of(key) and kept.uri == self.sender.uri]
+        self._begun = bool(self._mine)
 
     def post(self, pack: Pack) -> None:
         """Send a delivery some time later; ``pack`` writes its files into the folder that it is given."""
@@ -60,23 +68,38 @@ class Courier:
             future.result()
 
     def settle(self) -> None:
-        """Wait for all that was posted; raises the first thing that went wrong, but for a store that did not answer."""
-        while self._posted:
-            self._posted.pop(0).result()
+        """Wait for all that was posted; raises the first thing that went wrong, but for what is kept."""
+        try:
+            while self._posted:
+                self._posted.pop(0).result()
+        except KeyboardInterrupt:
+            self._hurry = True
+            raise
 
     @property
     def n_kept(self) -> int:
         """Deliveries of this courier that wait in the outbox."""
         return len(self._mine)
 
+    def forget(self) -> None:
+        """Remove what is kept: it is of a search that came to nothing."""
+        for kept in self._mine:
+            kept.remove()
+        self._mine.clear()
+
     def close(self) -> None:
         """Try once more to send what is kept. Raises nothing: it is in the outbox."""
-        if self._pool is not None:
-            if self._mine:
-                self._pool.submit(self._send_kept)
+        if self._pool is None:
+            return
+        if self._mine and not self._is_down():
+            self._pool.submit(self._send_kept)
+        try:
             self._pool.shutdown(wait=True)
-            self._pool = None
-            self.outbox.tidy()
+        except KeyboardInterrupt:
+            self._hurry = True
+            self._pool.shutdown(wait=True)
+        self._pool = None
+        self.outbox.tidy()
 
     # --- in the thread ---
 
@@ -89,46 +112,77 @@ class Courier:
         try:
             with self.outbox.packing() as files:
                 delivery = _packed(pack, files)
-                if not self._try(delivery, files):
-                    self._mine.append(self.outbox.keep(delivery, files, self.sender.uri))
+                sent = False
+                try:
+                    sent = self._try(delivery, files)
+                except HypernasError:
+                    sent = True  # refused: there is nothing to wait for
+                    raise
+                finally:
+                    if not sent:
+                        self._mine.append(self.outbox.keep(delivery, files, self.sender.uri))
         finally:
             self.seconds += time.monotonic() - start
 
+    def _is_down(self) -> bool:
+        return self._down_since is not None and time.monotonic() - self._down_since < PATIENCE_S
+
     def _try(self, delivery: Delivery, files: Path) -> bool:
         """Send it; False where it has to wait."""
-        if self._down_since is not None and time.monotonic() - self._down_since < PATIENCE_S:
+        if self._hurry or self._is_down():
             return False
-        if self._mine and not self._send_kept():
+        held = self._send_kept()
+        if held is None or delivery.key in held or delivery.parent in held:
             return False
         try:
-            self.sender.send(delivery, files)
-        except StoreError as error:
-            if not self._begun and not isinstance(error, StoreDownError):
+            with self.outbox.sending():
+                self.sender.send(delivery, files)
+        except StoreDownError as error:
+            self._note(error, down=True)
+            return False
+        except HypernasError as error:
+            if not self._begun:
                 raise
-            self._note_down(error)
+            self._note(error)
             return False
         self._begun = True
+        if not self._mine:
+            self._said.clear()
         return True
 
-    def _send_kept(self) -> bool:
-        """Send what waits, in order, up to the first that cannot be sent; whether nothing waits any more."""
-        while self._mine:
-            kept = self._mine[0]
+    def _send_kept(self) -> set[str] | None:
+        """Send what waits, in order. The keys of runs that still wait; None where the store is down."""
+        held: set[str] = set()
+        for kept in list(self._mine):
+            if self._hurry:
+                return None
             try:
-                self.sender.send(kept.delivery, kept.files)
-            except StoreError as error:
-                self._note_down(error)
-                return False
+                with self.outbox.sending():
+                    if kept.folder.is_dir():  # else `hypernas sync` has sent it
+                        delivery = kept.delivery
+                        if delivery.key in held or delivery.parent in held:
+                            held.add(delivery.key)
+                            continue
+                        self.sender.send(delivery, kept.files)
+                        kept.remove()
+            except StoreDownError as error:
+                self._note(error, down=True)
+                return None
+            except HypernasError as error:
+                self._note(error)
+                held.add(kept.key)
+                continue
             self._mine.remove(kept)
-            kept.remove()
         self._down_since = None
-        return True
+        return held
 
-    def _note_down(self, error: StoreError) -> None:
-        if self._down_since is None:
-            self.say(f"{error} The search goes on; what could not be sent is kept, and `hypernas sync` sends it.")
-        self._down_since = time.monotonic()
-        self._begun = True
+    def _note(self, error: HypernasError, *, down: bool = False) -> None:
+        if error.rule not in self._said:
+            self._said.add(error.rule)
+            self.say(f"{error} The work goes on; what could not be sent is kept, and `hypernas sync` sends it.")
+        if down:
+            self._down_since = time.monotonic()
+            self._begun = True
 
 
 def _packed(pack: Pack, files: Path) -> Delivery:

@@ -6,6 +6,7 @@ A delivery says everything about its run that is known by then, and sending it t
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -51,6 +52,7 @@ class Delivery:
         parent: key of the run that it belongs to.
         params: only those that the run does not have yet are logged: MLflow changes none.
         model: of the network among the files, where there is one.
+        told_ns: when it was put together, in nanoseconds since 1970: what comes too late changes nothing.
     """
 
     key: str
@@ -65,6 +67,7 @@ class Delivery:
     end_ms: int | None = None
     parent: str | None = None
     model: ModelFacts | None = None
+    told_ns: int = field(default_factory=time.time_ns)
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self), default=str), encoding="utf-8")

@@ -18,7 +18,7 @@ from hypernas.tracking.courier import Courier
 from hypernas.tracking.delivery import DataFacts, Delivery, MetricRow
 from hypernas.tracking.environment import environment_tags
 from hypernas.tracking.sending import Sender
-from hypernas.tracking.tables import short
+from hypernas.tracking.tables import made_by, short
 from hypernas.tracking.values import metric_rows
 
 __all__ = ["EvaluationTracker", "describe_evaluation"]
@@ -207,6 +207,4 @@ def describe_evaluation(report: EvaluationReport, command: str | None) -> str:
     if report.notes:
         lines += ["", *(f"- {note}" for note in report.notes)]
     lines += ["", "All of it: artifact `evaluation.json`; a row for each tensor: `layers.json`."]
-    if command:
-        lines += ["", "Made by:", "", "```", command, "```"]
-    return "\n".join(lines)
+    return "\n".join([*lines, *made_by(command or "")])

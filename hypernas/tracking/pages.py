@@ -24,7 +24,9 @@ SHOWN_SEARCHES = 1_000  # looked through for names like a mistyped one
 
 
 def experiment_page(address: str, *, own_storage: bool) -> str:
-    """The page with the runs of the experiment that changed last; empty (the front page) where there is none.
+    """The page with the runs of the newest search's experiment, else of the one that changed last.
+
+    Empty, which is the front page, where there is none.
 
     All experiments of hypernas get its view where they do not have it.
 
@@ -38,7 +40,12 @@ def experiment_page(address: str, *, own_storage: bool) -> str:
         if all(tag["key"] != TAG_PREFIX + key for tag in experiment.get("tags", [])):
             tag = {"experiment_id": experiment["experiment_id"], "key": TAG_PREFIX + key, "value": value}
             _ask(address, "experiments/set-experiment-tag", tag)
-    return run_list_path(str(own[0]["experiment_id"]), None if own_storage else key) if own else ""
+    if not own:
+        return ""
+    # what an evaluation or a pretraining changed last would hide the searches
+    newest = _search(address, "tags.`hypernas.kind` = 'search'", 1)
+    shown = newest[0]["info"]["experiment_id"] if newest else own[0]["experiment_id"]
+    return run_list_path(str(shown), None if own_storage else key)
 
 
 def run_page(address: str, run: str) -> str:

@@ -19,6 +19,7 @@ from hypernas.tracking.data_sets import data_facts
 from hypernas.tracking.delivery import Delivery, MetricRow
 from hypernas.tracking.environment import environment_tags
 from hypernas.tracking.sending import Sender
+from hypernas.tracking.tables import made_by
 from hypernas.tracking.values import metric_rows
 
 __all__ = ["log_pretraining", "pretraining"]
@@ -143,10 +144,8 @@ def _describe(info: GHNInfo, command: str) -> str:
         f"{'' if info.finished else ' (stopped before its end)'}.{measured}",
         "",
         f"Use it: `hypernas search --space {info.space} --data {info.data} --ghn FILE`, where FILE is the artifact "
-        f"`ghn/{info.name}.safetensors`; searches on this machine find it by themselves.",
+        f"`ghn/{info.name}.safetensors`. Searches find those in the cache folder by themselves.",
         "",
         "The curve: artifact `meta_training.png`, and the metrics `meta.*`.",
     ]
-    if command:
-        lines += ["", "Made by:", "", "```", without_password(command), "```"]
-    return "\n".join(lines)
+    return "\n".join([*lines, *made_by(without_password(command))])

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KEY", "Sender", "find_run"]
 
-KEY = "hypernas.key"
+KEY, TOLD = "hypernas.key", "hypernas.told"
 
 
 class Sender:
@@ -54,28 +54,32 @@ class Sender:
         with store_errors(self.uri):
             run = self._run(client, experiment_id, delivery)
             run_id = str(run.info.run_id)
-            told = run.info.status == delivery.status == "FINISHED"  # by a process that was killed before it knew
-        if not told:
-            self._fill(client, run, delivery, files)
+            if int(run.data.tags.get(TOLD, 0)) > delivery.told_ns:
+                return run_id  # kept for long: the run knows better by now
+            ended = run.info.status == delivery.status == "FINISHED"  # and told again: by a process that was killed
+            self._fill(client, run, delivery, None if ended else files)
         if delivery.model is not None:
             self._model(client, run_id, delivery, files / "model")
-        if not told:
-            with store_errors(self.uri):
+        with store_errors(self.uri):
+            if delivery.status == "RUNNING":
                 client.update_run(run_id, status="RUNNING", name=delivery.name)
-                if delivery.status != "RUNNING":
-                    client.set_terminated(run_id, status=delivery.status, end_time=delivery.end_ms)
+            elif not ended:
+                client.set_terminated(run_id, status=delivery.status, end_time=delivery.end_ms)
+            client.set_tag(run_id, TOLD, str(delivery.told_ns))
         return run_id
 
-    def _fill(self, client: MlflowClient, run: Run, delivery: Delivery, files: Path) -> None:
+    def _fill(self, client: MlflowClient, run: Run, delivery: Delivery, files: Path | None) -> None:
         run_id = str(run.info.run_id)
         with store_errors(self.uri):
+            if run.info.run_name != delivery.name:
+                client.update_run(run_id, name=delivery.name)
             new = {key: value for key, value in delivery.params.items() if key not in run.data.params}
             tags = {key: value for key, value in delivery.tags.items() if run.data.tags.get(key) != value}
             metrics = to_metrics(_new_points(client, run, delivery.metrics))
             log_values(client, run_id, metrics=metrics, params=new, tags=tags)
             if delivery.data and (run.inputs is None or not run.inputs.dataset_inputs):
                 client.log_inputs(run_id, _inputs(delivery.data))
-            if any(files.iterdir()):
+            if files is not None and any(files.iterdir()):
                 client.log_artifacts(run_id, str(files))
 
     def _run(self, client: MlflowClient, experiment_id: str, delivery: Delivery) -> Run:

@@ -129,6 +129,7 @@ class SearchTracker:
         )
         delivery = self._parent
         self._system.start()
+        self._courier.adopt(delivery.key)
         self._courier.post(lambda files: delivery)
 
     def tell(self, pack: Pack) -> None:
@@ -139,6 +140,7 @@ class SearchTracker:
         """Delete the run that ``start`` made, if it did: there is nothing to tell."""
         with contextlib.suppress(StoreError):
             self._courier.settle()
+        self._courier.forget()
         if self.run_id is not None:
             client, _ = self._sender.open(self._experiment)
             with contextlib.suppress(StoreError), store_errors(self.tracking_uri):
@@ -203,14 +205,14 @@ class SearchTracker:
             raise UsageError("A tracker writes to the run that start gave it", remedy="Call start.")
         end_ms = int(time.time() * 1000)
         start_ms = end_ms - int(report.seconds * 1000)
-        parent, rank = self._parent.key, candidate.rank
+        parent, rank, parent_params = self._parent.key, candidate.rank, self._parent.params
         own = {
             "hypernas.kind": "trained",
             "hypernas.digest": candidate.digest,
             "hypernas.rank": f"{rank:03d}",  # MLflow sorts tags as text
             "hypernas.search_id": self._search_id,
             "hypernas.init": report.init,
-            "mlflow.note.content": describe_trained(candidate, report, self._search_id),
+            "mlflow.note.content": describe_trained(candidate, report, self._search_id, parent_params),
         }
         system = self._system.rows(start_ms, end_ms)
         delivery = Delivery(

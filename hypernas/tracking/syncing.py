@@ -11,7 +11,7 @@ from hypernas.engine.results import SUMMARY, load_result, save_summary
 from hypernas.engine.search_lock import is_running
 from hypernas.engine.searches import search_folder
 from hypernas.engine.store import Store, state_path
-from hypernas.errors import StoreDownError, StoreError
+from hypernas.errors import HypernasError, StoreDownError
 from hypernas.tracking.outbox import Outbox
 from hypernas.tracking.sending import Sender
 
@@ -35,27 +35,30 @@ def sync(out: Path, tracking_uri: str | None = None, say: Callable[[str], None] 
     """
     outbox = Outbox(out)
     senders: dict[str, Sender] = {}
-    down: dict[str, str] = {}
+    down: dict[str, str] = {}  # by store, and by run: what comes later of it waits too
     waiting: list[str] = []
     n_sent = 0
     for kept in outbox.kept():
         uri = tracking_uri or kept.uri
-        if uri in down:
-            waiting.append(down[uri])
-            continue
         sender = senders.setdefault(uri, Sender(out, uri))
+        key = kept.key
         try:
-            delivery = kept.delivery
-            say(delivery.name)
-            sender.send(delivery, kept.files)
-        except StoreDownError as error:
-            down[uri] = str(error)
+            with outbox.sending():
+                if not kept.folder.is_dir():
+                    continue  # the search itself has sent it by now
+                delivery = kept.delivery
+                reason = next((down[name] for name in (uri, key, delivery.parent) if name in down), None)
+                if reason is None:
+                    say(delivery.name)
+                    sender.send(delivery, kept.files)
+                    kept.remove()
+                    n_sent += 1
+                else:
+                    down[key] = reason
+                    waiting.append(reason)
+        except HypernasError as error:
+            down[uri if isinstance(error, StoreDownError) else key] = str(error)
             waiting.append(str(error))
-        except StoreError as error:
-            waiting.append(str(error))
-        else:
-            kept.remove()
-            n_sent += 1
     outbox.tidy()
     for sender in senders.values():
         note_run_ids(out, sender.run_ids)

@@ -53,8 +53,9 @@ class SystemSampler:
         while not self._end.wait(self._every_s):
             values: dict[str, float] = {}
             for monitor in monitors:
-                monitor.collect_metrics()
-                values |= monitor.aggregate_metrics()
+                with contextlib.suppress(Exception):  # of a driver or of psutil: nobody's search ends for that
+                    monitor.collect_metrics()
+                    values |= monitor.aggregate_metrics()
                 monitor.clear_metrics()
             self._samples.append((int(time.time() * 1000), {key: float(value) for key, value in values.items()}))
             if len(self._samples) > MOST:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import shlex
+import textwrap
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hypernas.engine.records import Candidate, SearchResult, TrainingReport
 from hypernas.engine.results import COLUMNS, candidate_rows
@@ -14,7 +16,10 @@ from hypernas.results.winner import victory, winner
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["candidate_table", "describe", "describe_trained", "finite", "short"]
+__all__ = ["candidate_table", "describe", "describe_trained", "finite", "made_by", "short"]
+
+
+WIDTH = 64  # characters of a command that fit beside the facts of a run
 
 
 def finite(values: Mapping[str, float | None]) -> dict[str, float]:
@@ -68,9 +73,21 @@ def describe(result: SearchResult, status: str, top: int = 10) -> str:
         "**Look further:** artifacts `report.html` (everything on one page), `figures/`, `candidates.json` (the first "
         "1,000 of the ranking; all of it: `candidates.parquet`), `architectures/`. Trained networks: the child runs.",
     ]
-    if command := result.options.get("command"):
-        lines += ["", "Made by:", "", "```", str(command), "```"]
-    return "\n".join(lines)
+    return "\n".join([*lines, *made_by(str(result.options.get("command") or ""))])
+
+
+def made_by(command: str) -> list[str]:
+    """The command in short lines: MLflow's page gives a long one all its width."""
+    if not command:
+        return []
+    lines = textwrap.wrap(command, WIDTH, break_long_words=False, break_on_hyphens=False)
+    return ["", "Made by:", "", "```", " \\\n  ".join(lines), "```"]
+
+
+def _runs(options: Mapping[str, Any]) -> str:
+    """The option that names the folder of the results, where that is another than the default."""
+    out = str(options.get("out", "mlruns"))
+    return "" if out == "mlruns" else f" --runs {shlex.quote(out)}"
 
 
 def _winner(result: SearchResult) -> list[str]:
@@ -84,10 +101,19 @@ def _winner(result: SearchResult) -> list[str]:
         f"**Winner: `{best.digest[:8]}`** (rank {best.rank}), val accuracy {report.val_accuracy:.2f} %, **test "
         f"accuracy {report.test_accuracy:.2f} %**, {short(report.n_parameters)} parameters, {short(report.flops)} "
         "FLOPs. "
-        f"{victory(result.candidates)}",
+        f"{victory(result.candidates, result.n_val)}",
         "",
-        f"Use it: `hypernas export {name} --format onnx` (or `python`, `torch-export`, `state-dict`)"
-        + (f", or `mlflow.pytorch.load_model('runs:/{best.run_id}/network')`." if best.run_id else "."),
+        "Use it:",
+        "",
+        f"    hypernas export {name} --format onnx{_runs(result.options)}",
+        *(
+            [
+                f"    mlflow.set_tracking_uri({result.tracking_uri!r})",
+                f"    network = mlflow.pytorch.load_model('runs:/{best.run_id}/network')",
+            ]
+            if best.run_id
+            else []
+        ),
         "",
     ]
 
@@ -105,8 +131,8 @@ def _trust(result: SearchResult) -> list[str]:
     ]
 
 
-def describe_trained(candidate: Candidate, report: TrainingReport, search_id: str) -> str:
-    """The description of a trained network's run."""
+def describe_trained(candidate: Candidate, report: TrainingReport, search_id: str, options: Mapping[str, Any]) -> str:
+    """The description of a trained network's run; ``options`` are those of its search."""
     score = "none" if candidate.score is None else f"{candidate.score:.4f}"
     if candidate.score is not None and candidate.score_se is not None:
         score += f" ± {candidate.score_se:.4f}"
@@ -116,9 +142,10 @@ def describe_trained(candidate: Candidate, report: TrainingReport, search_id: st
         f"{report.val_accuracy:.2f} %, **test accuracy {report.test_accuracy:.2f} %** with the weights of epoch "
         f"{report.best_epoch} (best on the val split) of {len(report.history)}; {short(report.n_parameters)} "
         f"parameters, {short(report.flops)} FLOPs an image, {report.seconds:,.0f} s.\n\n"
-        f"**Use it:** `hypernas export {search_id}:{candidate.rank} --format onnx` (or `python`, `torch-export`, "
-        "`state-dict`), or the model `network` of this run: `mlflow.pytorch.load_model`, `mlflow models serve`. The "
-        "network as hypernas has it: artifacts `model/architecture.json` and `model/weights.safetensors`."
+        f"**Use it:** `hypernas export {search_id}:{candidate.rank} --format onnx{_runs(options)}` (or `python`, "
+        "`torch-export`, `state-dict`), or the logged model `network` of this run, for `mlflow.pytorch.load_model` and "
+        "`mlflow models serve`. The network as hypernas has it: artifacts `model/architecture.json` and "
+        "`model/weights.safetensors`."
     )
 
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["log_values", "metric_rows", "search_summary", "to_metrics", "trained_metrics", "trained_params"]
 
-BATCH = 100  # values in one request: MLflow takes up to 100 params or tags in one (and 1,000 metrics)
+BATCH = 100  # params or tags that MLflow takes in one request
+METRICS = 900  # of 1,000 values in all
 LONGEST_PARAM, LONGEST_TAG = 6_000, 8_000  # characters that MLflow stores
 
 
@@ -36,10 +37,11 @@ def log_values(
 
     all_params = [Param(key, _text(value, LONGEST_PARAM)) for key, value in (params or {}).items()]
     all_tags = [RunTag(key, _text(value, LONGEST_TAG)) for key, value in (tags or {}).items()]
-    n = max(len(metrics), len(all_params), len(all_tags))
-    for i in range(0, n, BATCH):
+    for i in range(0, max(len(all_params), len(all_tags)), BATCH):
         part = slice(i, i + BATCH)
-        client.log_batch(run_id, metrics=metrics[part], params=all_params[part], tags=all_tags[part], synchronous=True)
+        client.log_batch(run_id, params=all_params[part], tags=all_tags[part], synchronous=True)
+    for i in range(0, len(metrics), METRICS):
+        client.log_batch(run_id, metrics=metrics[i : i + METRICS], synchronous=True)
 
 
 def _text(value: object, longest: int) -> str:
@@ -84,7 +86,7 @@ def search_summary(result: SearchResult) -> dict[str, float | None]:
 
 
 def _trust(result: SearchResult) -> dict[str, float | None]:
-    """Tau among the trained where there are enough for an interval: of fewer it says nothing, and looks as if it did."""
+    """Tau among the trained where there are enough for an interval: of fewer it says nothing and looks as if it did."""
     tau = prediction(result.candidates).tau
     return {} if tau.low is None else {"tau": tau.value, "tau.low": tau.low, "tau.high": tau.high}
 
@@ -125,7 +127,6 @@ def trained_params(candidate: Candidate, report: TrainingReport) -> dict[str, An
     sizes = {f"scale.{key}": value for key, value in report.scale.to_json().items()}
     return {
         "digest": candidate.digest,
-        "rank": candidate.rank,
         "init": report.init,
         "params": report.n_parameters,
         "flops": report.flops,

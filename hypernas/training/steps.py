@@ -38,7 +38,8 @@ def evaluate(network: Network, images: Tensor, labels: Tensor, batch: int = 500)
     with torch.inference_mode(), autocast(images.device):
         for i in range(0, len(labels), batch):
             x, y = images[i : i + batch].contiguous(memory_format=torch.channels_last), labels[i : i + batch]
-            logits = network(x).float()
+            # not through ``Module.__call__``, which torch.export replaces while another thread logs a finished network
+            logits = network.forward(x).float()
             loss += F.cross_entropy(logits, y, reduction="sum").item()
             hits += int((logits.argmax(1) == y).sum())
     return loss / len(labels), hits / len(labels) * 100
@@ -51,5 +52,5 @@ def confusion(network: Network, images: Tensor, labels: Tensor, n_classes: int, 
     with torch.inference_mode(), autocast(images.device):
         for i in range(0, len(labels), batch):
             x, y = images[i : i + batch].contiguous(memory_format=torch.channels_last), labels[i : i + batch]
-            counts += torch.bincount(y * n_classes + network(x).argmax(1), minlength=len(counts))
+            counts += torch.bincount(y * n_classes + network.forward(x).argmax(1), minlength=len(counts))
     return counts.view(n_classes, n_classes).cpu()

@@ -228,7 +228,7 @@ class Training:
             for group in self._optimizer.param_groups:
                 group["lr"] = rate
             with autocast(device):
-                logits = self.network(x)
+                logits = self.network.forward(x)  # see ``steps.evaluate``
                 loss = F.cross_entropy(logits, y, label_smoothing=settings.label_smoothing)
             self._optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from hypernas.engine.records import Candidate, SearchResult, TrainingReport
 from hypernas.results.report.formatting import DASH, amount, decimal, median, plural, redact, took, words
+from hypernas.results.report.repeating import DEFAULT_STORE
 from hypernas.results.scored import scored
 from hypernas.results.usage import wilson
 from hypernas.results.winner import trained, victory, winner
@@ -38,15 +40,17 @@ def glance(result: SearchResult) -> dict[str, Any]:
 
 def _banner(result: SearchResult, n_trained: int) -> str:
     done = f"{plural(len(result.candidates), 'candidate')} had been ranked and {n_trained:,} trained"
+    out = str(result.options.get("out", DEFAULT_STORE))
+    at = "" if out == DEFAULT_STORE else f" --out {shlex.quote(out)}"
     if result.state == "killed":
         return (
             f"This search was stopped before its end: {done}. What stands here is that part of it. "
-            f"To go on: hypernas search --resume {result.search_id}"
+            f"To go on: hypernas search --resume {result.search_id}{at}"
         )
     if result.state == "failed":
         return (
             f"This search failed before its end: {done}. What stands here is that part of it. "
-            f"To try again: hypernas search --resume {result.search_id}"
+            f"To try again: hypernas search --resume {result.search_id}{at}"
         )
     return "" if result.state == "finished" else f"This search is {result.state}: {done}."
 
@@ -64,7 +68,7 @@ def _sentences(result: SearchResult, best: Candidate | None, done: Sequence[Trai
     told = [
         f"The best network found is {best.digest[:8]}, rank {best.rank:,} of {n:,} before training. After full "
         f"training its val accuracy is {decimal(report.val_accuracy)} %, the highest of the "
-        f"{plural(len(done), 'network')} trained. {victory(result.candidates)}",
+        f"{plural(len(done), 'network')} trained. {victory(result.candidates, result.n_val)}",
         f"On the test images, which chose nothing, it reaches {decimal(report.test_accuracy)} "
         f"%{_test_interval(report)}. This is the number to report.",
     ]
