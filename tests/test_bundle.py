@@ -191,7 +191,7 @@ def test_links(there: SimpleNamespace, tmp_path: Path) -> None:
 
 
 def changed(source: Path, target: Path, change: Callable[[dict[str, bytes]], None]) -> Path:
-    """The bundle with its files changed, and its list of them made to fit, as someone would who wants it to be taken."""
+    """The bundle with its files changed, and its list made to fit, as by someone who wants it to be taken."""
 
     def both(files: dict[str, bytes]) -> None:
         change(files)
@@ -255,6 +255,7 @@ def test_nobody_elses_registry_and_tags_are_touched(there: SimpleNamespace, tmp_
             files[name] = json.dumps(run).encode()
 
     path = changed(there.path, tmp_path / "x.zip", change)
+    (tmp_path / "unpacked").mkdir()
     read_archive(path, tmp_path / "unpacked", bundling.FORMAT)
     for delivery in bundling._deliveries(tmp_path / "unpacked" / "runs", SEARCH_ID, None).values():
         assert delivery.model is not None and delivery.model.register is None
