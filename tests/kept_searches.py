@@ -60,6 +60,7 @@ def tell(
 ) -> dict[str, Architecture]:
     """Everything that a search tells, as a search does; returns what was drawn."""
     folder = out / "searches" / result.search_id
+    result.tracking_uri, result.options = tracker.tracking_uri, {**result.options, "out": str(out)}
     drawn = load_architectures(folder)
     data = data_facts(load_dataset("digits"))
     tracker.start(result.search_id, {"space": result.space, "data": result.data, "seed": 0}, {"hypernas.x": "y"}, data)
@@ -69,6 +70,10 @@ def tell(
             used = model if models else None
             tracker.log_trained(row, drawn[row.digest], row.training, data=data, model=used)
     if end:
+        tracker.settle()
+        for row in result.candidates:
+            row.run_id = tracker.run_of(row.digest)
+        save_result(folder, result, drawn)
         tracker.finish(result, drawn, "FINISHED", folder)
     tracker.settle()
     return drawn

@@ -52,8 +52,8 @@ def test_list_is_newest_first_with_our_columns_and_nothing_in_the_way(browser: A
         heads = seen.page.locator(".ag-header-cell")
         shown = sorted((head.bounding_box()["x"], head.inner_text().strip()) for head in heads.all())
         assert [name for _, name in shown if name] == [
-            *("Run Name", "Created", "hypernas.data", "hypernas.sampler", "n_candidates", "best_val_accuracy"),
-            *("best_test_accuracy", "tau", "val_accuracy", "hypernas.kind", "hypernas.ghn", "Duration"),
+            *("Run Name", "Created", "best_val_accuracy", "best_test_accuracy", "val_accuracy", "n_candidates"),
+            *("hypernas.data", "hypernas.sampler", "tau", "hypernas.kind", "hypernas.ghn", "Duration"),
         ]
         assert "62" in seen.page.locator(".ag-center-cols-container .ag-row").first.inner_text()
         assert seen.page.get_by_text("You're viewing a shared view").count() == 0

@@ -24,6 +24,7 @@ from hypernas.results.finding import find_record
 from hypernas.tracking import SearchTracker, bundling
 from hypernas.tracking.backend import open_experiment
 from hypernas.tracking.bundling import bundle, import_bundle
+from hypernas.tracking.sending import find_run
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
@@ -80,10 +81,23 @@ def test_every_run_is_the_same_in_the_other_store(there: SimpleNamespace) -> Non
     before, after = runs_of(there.before), runs_of(there.after)
     assert before.keys() == after.keys() and len(before) == 3
     for key, run in before.items():
+        if key == f"search/{SEARCH_ID}":  # these say how the winner is used here
+            for one in (run, after[key]):
+                note, report = one.tags.pop("mlflow.note.content"), one.files.pop("report.html").decode()
+                assert "runs:/" in note and f"hypernas export {SEARCH_ID}:1" in report
         for name, value in vars(run).items():
             assert value == getattr(after[key], name), (key, name)
     assert any(len(run.metrics["epoch.val_accuracy"]) > 1 for run in before.values() if "score" in run.metrics)
-    assert "report.html" in before[f"search/{SEARCH_ID}"].files
+    note = find_run_note(there.after)
+    assert f"runs:/{find_record(f'{SEARCH_ID}:1', there.after).named.run_id}/network" in note  # type: ignore[union-attr]
+    assert str(there.after) in note and str(there.before) not in note
+
+
+def find_run_note(out: Path) -> str:
+    client, experiment = open_experiment(out, f"sqlite:///{out}/mlflow.db", "cells")
+    run = find_run(client, [experiment], f"search/{SEARCH_ID}")
+    assert run is not None
+    return str(run.data.tags["mlflow.note.content"])
 
 
 def without_places(result: SearchResult) -> SearchResult:
@@ -239,7 +253,7 @@ def test_no_code_runs_that_a_bundle_names(
     for space in (str(evil), "cifar_cells_of_mine"):
         out = tmp_path / f"out-{len(space)}"
         path = changed(there.path, tmp_path / "x.zip", of_search(space=space, options=options))
-        monkeypatch.setattr(bundling, "_send", lambda *arguments: 0)
+        monkeypatch.setattr(bundling, "_send", lambda *arguments: 1)  # as if the store was down
         import_bundle(path, out)
         with pytest.raises(SpaceError, match="--space FILE"):
             read_run("latest:1", Wanted((3, 16, 16), 10, out=out))

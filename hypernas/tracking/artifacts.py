@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import json
 import shutil
 from collections.abc import Mapping
@@ -16,7 +18,7 @@ from hypernas.results.report import write_report
 from hypernas.tracking.delivery import ModelFacts
 from hypernas.tracking.tables import candidate_table
 
-__all__ = ["MODEL_FACTS", "TABLE_TAG", "write_search", "write_trained"]
+__all__ = ["MODEL_FACTS", "REPORT", "TABLE_TAG", "write_search", "write_trained"]
 
 TABLE, REPORT, MODEL_FACTS = "candidates.json", "report.html", "about.json"
 # The tag that MlflowClient.log_table sets, by which the UI and load_table find the table. log_table itself would append
@@ -76,9 +78,20 @@ def write_trained(
 
 
 def _write_picture(architecture: Architecture, folder: Path, name: str) -> None:
+    folder.mkdir(exist_ok=True)
+    for kind, content in _picture(architecture.to_json()).items():
+        (folder / f"{name}.{kind}").write_bytes(content)
+
+
+@functools.lru_cache(maxsize=64)  # a trained network's picture is in its own run and in that of its search
+def _picture(text: str) -> dict[str, bytes]:
+    """An architecture's SVG and PNG, by their suffixes."""
     from hypernas.graphs.drawing import draw
 
-    folder.mkdir(exist_ok=True)
-    figure = draw(architecture)
+    figure = draw(Architecture.from_json(text))
+    found = {}
     for kind in ("svg", "png"):
-        figure.savefig(folder / f"{name}.{kind}", dpi=DPI)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=kind, dpi=DPI)
+        found[kind] = buffer.getvalue()
+    return found

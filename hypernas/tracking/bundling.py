@@ -21,7 +21,8 @@ from hypernas.engine.searches import SEARCH_ID, search_folder
 from hypernas.errors import StoreDownError, UsageError
 from hypernas.results.archive import read_archive, write_archive
 from hypernas.results.finding import find_record
-from hypernas.tracking.artifacts import MODEL_FACTS
+from hypernas.results.report import write_report
+from hypernas.tracking.artifacts import MODEL_FACTS, REPORT
 from hypernas.tracking.backend import resolve_uri, store_errors, without_password
 from hypernas.tracking.delivery import DataFacts, Delivery, ModelFacts
 from hypernas.tracking.models import MODEL_NAME
@@ -30,6 +31,7 @@ from hypernas.tracking.reading import StoredSearch, fetch_search, open_client, s
 from hypernas.tracking.sending import KEY, TOLD, Sender
 from hypernas.tracking.store import search_key
 from hypernas.tracking.syncing import note_run_ids
+from hypernas.tracking.tables import describe
 from hypernas.version import __version__
 
 if TYPE_CHECKING:
@@ -202,7 +204,9 @@ def import_bundle(
         n_kept = _send(deliveries, sender, Outbox(out), say)
         folder.parent.mkdir(parents=True, exist_ok=True)
         (unpacked / SEARCH).rename(folder)
-    note_run_ids(out, sender.run_ids)
+        note_run_ids(out, sender.run_ids)
+        if not n_kept:
+            _renew(search_id, out, sender, deliveries)
     return Imported(search_id, len(deliveries), n_kept)
 
 
@@ -224,6 +228,20 @@ def _deliveries(folder: Path, search_id: str, experiment: str | None) -> Mapping
     if not found:
         raise UsageError("A bundle has the runs of its search", value=search_id)
     return found
+
+
+def _renew(search_id: str, out: Path, sender: Sender, deliveries: Mapping[Path, Delivery]) -> None:
+    """Description and report say how the winner is used: from now on here, by the ids that its runs have here."""
+    record = find_record(search_id, out)
+    files, delivery = next((files, one) for files, one in deliveries.items() if one.parent is None)
+    pictures = {path.stem: path.read_bytes() for path in (files / "figures").glob("*.png")}
+    pictures |= {path.name: path.read_bytes() for path in (files / ARCHITECTURES).glob("*.svg")}
+    report = write_report(record, files / REPORT, pictures=pictures or None)
+    client, _ = sender.open(delivery.experiment)
+    run_id = sender.run_ids[delivery.key]
+    with store_errors(sender.uri):
+        client.log_artifact(run_id, str(report))
+        client.set_tag(run_id, "mlflow.note.content", describe(record.result, delivery.status))
 
 
 def _check_files(names: Iterable[str]) -> None:
