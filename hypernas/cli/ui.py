@@ -40,7 +40,7 @@ def ui(
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = False,
 ) -> None:
     """Show the runs in MLflow's web pages; prints their address and serves them until Ctrl-C."""
-    from hypernas.tracking.backend import resolve_uri
+    from hypernas.tracking.backend import resolve_uri, without_password
     from hypernas.tracking.database import check_database
     from hypernas.tracking.pages import run_page
     from hypernas.tracking.serving import listen, serve
@@ -48,7 +48,8 @@ def ui(
     uri = resolve_uri(out)
     if uri.startswith(("http://", "https://")):
         print("MLFLOW_TRACKING_URI names a server: its pages are at", file=sys.stderr)
-        print(f"{uri.rstrip('/')}/{run_page(uri.rstrip('/'), run)}" if run else uri, flush=True)
+        shown = without_password(uri).rstrip("/")
+        print(f"{shown}/{run_page(uri.rstrip('/'), run)}" if run else shown, flush=True)
         return
     if uri.startswith("sqlite:///"):
         database = Path(uri.removeprefix("sqlite:///"))

@@ -29,6 +29,7 @@ SETTINGS_OF_SERVER = {  # names of environment variables, as in mlflow.server.co
     "ARTIFACTS_DESTINATION_ENV_VAR": "_MLFLOW_SERVER_ARTIFACT_DESTINATION",
     "SERVE_ARTIFACTS_ENV_VAR": "_MLFLOW_SERVER_SERVE_ARTIFACTS",
 }
+STORE = "_HYPERNAS_STORE"  # an address may hold a password, and arguments are read by everybody on a machine
 STOPPED_WITHIN_S = 2  # for answers on their way when the server is stopped
 
 
@@ -121,4 +122,4 @@ def _become_mlflow_server(settings: dict[str, Any]) -> NoReturn:
 
 
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+    main({**json.loads(sys.argv[1]), "uri": os.environ.pop(STORE)})

@@ -21,6 +21,7 @@ from typing import IO
 from hypernas.errors import StoreError, UsageError
 from hypernas.tracking.backend import artifact_folder, without_password
 from hypernas.tracking.pages import experiment_page, run_page
+from hypernas.tracking.server_process import STORE
 
 __all__ = ["START_PATH", "Server", "listen", "serve"]
 
@@ -130,7 +131,7 @@ def serve(store: Path, uri: str, host: str, listening: socket.socket, log: IO[by
     """MLflow's server in a session of its own, as one child process; on leaving, it and its children are gone."""
     port = listening.getsockname()[1]
     settings = {
-        "uri": uri,
+        "uri": without_password(uri),
         "artifacts": artifact_folder(store).as_uri(),
         "host": host,
         "port": port,
@@ -142,7 +143,7 @@ def serve(store: Path, uri: str, host: str, listening: socket.socket, log: IO[by
         stdin=subprocess.PIPE,  # closed when this process ends, however that may be
         stdout=log,
         stderr=log,
-        env={**os.environ, **_ENVIRONMENT},
+        env={**os.environ, **_ENVIRONMENT, STORE: uri},
         start_new_session=True,
         pass_fds=[listening.fileno()],
     )
