@@ -332,6 +332,7 @@ def test_images_too_small_for_the_reductions(cli: InProcess, tmp_path: Path) -> 
     refused(cli("pretrain", "--data", path, "--steps", 1, "--out", out), "at least 2 pixels", "(1, 1, 1)")
 
 
+@pytest.mark.slow
 def test_images_just_large_enough_and_not_square(
     cli: InProcess, tmp_path: Path, runs_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -177,6 +177,7 @@ def test_two_searches_as_json(cli: InProcess, two: list[SearchResult]) -> None:
     assert told["figure"] is None
 
 
+@pytest.mark.slow
 def test_many_searches_keep_to_the_width(cli: InProcess) -> None:
     ids = [f"2611{day}-1200-abcdef" for day in range(10, 15)]
     for search_id in ids:
@@ -323,6 +324,7 @@ def test_the_figure_of_networks() -> None:
     assert all("nothing to show" in axes.texts[0].get_text() for axes in empty.axes)
 
 
+@pytest.mark.slow
 def test_figures_are_written(cli: InProcess, two: list[SearchResult], tmp_path: Path) -> None:
     assert "Figure: both.png" in cli("compare", FIRST, SECOND, "--out", "both.png").out
     assert Path("both.png").read_bytes().startswith(b"\x89PNG")

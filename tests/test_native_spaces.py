@@ -387,6 +387,7 @@ def test_cells_of_nasbench201_that_compute_the_same_are_one_candidate(others: tu
     assert made[0].digest != read("nasbench201", CELL_201).digest
 
 
+@pytest.mark.slow
 def test_macro_has_6561_chains_and_3969_candidates() -> None:
     """An identity of stride 1 is no layer: 9 first stages, and 3 (1 + 2 + 4) second and third ones."""
     space = Macro()

@@ -430,6 +430,7 @@ def peak_bytes(folder: Path, n: int) -> int:
     return peak
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     peak_bytes(tmp_path, 100)  # what is imported and kept on first use
     small, large = peak_bytes(tmp_path, 1_000), peak_bytes(tmp_path, 20_000)

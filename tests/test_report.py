@@ -278,6 +278,7 @@ def images(page: Page) -> list[Mapping[str, str | None]]:
     return [attrs for tag, attrs in page.tags if tag == "img"]
 
 
+@pytest.mark.slow
 def test_pictures_are_drawn_where_none_are_given() -> None:
     record = make_record(30, 2)
     page = Page(render_report(record))

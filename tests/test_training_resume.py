@@ -318,6 +318,7 @@ def test_resuming_takes_a_folder(digits: Dataset) -> None:
         train(digits, None)
 
 
+@pytest.mark.slow
 def test_a_batch_that_was_halved_stays_halved(digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(full, "CHECKPOINT_SECONDS", 0.0)
     original = Network.forward
