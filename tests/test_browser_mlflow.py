@@ -89,7 +89,7 @@ def test_view_opens_by_its_key_too(browser: Any, link: str) -> None:
     with visit(browser) as seen:
         seen.page.goto(f"{link.partition('/hypernas')[0]}/{run_list_path('1', default_view()[0])}")
         assert row_names(seen.page) == [f"digits {search}" for search in reversed(SEARCHES)]
-        seen.page.get_by_text("hypernas.sampler").wait_for()
+        seen.page.get_by_text("best_test_accuracy").wait_for()
         seen.page.get_by_text("hypernas", exact=True).first.wait_for()  # its name in the menu
 
 
