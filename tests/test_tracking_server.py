@@ -39,7 +39,8 @@ def test_a_server_that_goes_away_costs_a_search_nothing(address: str, tiny_space
         wait_for("Training the best", log, process)
     assert process.wait(timeout=300) == 0, log.read_text()
     said = log.read_text()
-    assert said.count("The search goes on") == 1 and f"hypernas sync --out {out}" in said
+    assert 1 <= said.count("The work goes on") <= 2  # once for each reason: refused, or timed out
+    assert f"hypernas sync --out {out}" in said
     waiting = hypernas("sync", "--out", out)
     assert waiting.code == 2 and "Still waiting" in waiting.out and "connection refused" in waiting.err
     shown = hypernas("show", "latest", "--runs", out)  # which needs no server
