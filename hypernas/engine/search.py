@@ -310,7 +310,6 @@ class Search:
         drawn = {row.digest: self._network_of(row) for row in shown}
         save_result(self.folder, result, drawn)
         problem = self._tell_the_end(result, drawn) if self.ghn_facts else None  # else it has no run
-        save_summary(self.folder, result)
         # what MLflow refused is told again by a resumed search
         self._remember(state=state if problem is None else "failed", seconds=self.seconds, run_id=self.run_id)
         if problem is not None:

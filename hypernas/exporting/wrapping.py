@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 
 __all__ = ["with_runs", "wrap"]
 
@@ -59,49 +60,50 @@ def _broken(text: str, indent: int) -> list[str]:
     return [*lines, " " * indent + closing]
 
 
-def _last_bracket(text: str) -> tuple[int | None, int]:
-    """The outermost bracket that has most in it."""
-    found: tuple[int | None, int] = (None, -1)
-    i = 0
+def _bare(text: str, start: int = 0) -> Iterator[tuple[int, str]]:
+    """Places and characters from ``start`` on that are not within quotes."""
+    i = start
     while i < len(text):
         if text[i] in "'\"":
             i = text.index(text[i], i + 1)
-        elif text[i] in OPEN:
-            end = _match(text, i)
-            if found[0] is None or end - i > found[1] - found[0]:
-                found = i, end
-            i = end
+        else:
+            yield i, text[i]
         i += 1
+
+
+def _last_bracket(text: str) -> tuple[int | None, int]:
+    """The outermost bracket that has most in it."""
+    found: tuple[int | None, int] = (None, -1)
+    past = 0
+    for i, sign in _bare(text):
+        if i >= past and sign in OPEN:
+            past = _match(text, i)
+            if found[0] is None or past - i > found[1] - found[0]:
+                found = i, past
     return found
 
 
 def _match(text: str, start: int) -> int:
-    depth, i = 0, start
-    while i < len(text):
-        if text[i] in "'\"":
-            i = text.index(text[i], i + 1)
-        elif text[i] in OPEN:
+    depth = 0
+    for i, sign in _bare(text, start):
+        if sign in OPEN:
             depth += 1
-        elif text[i] in CLOSE:
+        elif sign in CLOSE:
             depth -= 1
             if not depth:
                 return i
-        i += 1
     return -1
 
 
 def _split(text: str) -> list[str]:
-    parts, depth, begin, i = [], 0, 0, 0
-    while i < len(text):
-        if text[i] in "'\"":
-            i = text.index(text[i], i + 1)
-        elif text[i] in OPEN:
+    parts, depth, begin = [], 0, 0
+    for i, sign in _bare(text):
+        if sign in OPEN:
             depth += 1
-        elif text[i] in CLOSE:
+        elif sign in CLOSE:
             depth -= 1
-        elif text[i] == "," and not depth:
+        elif sign == "," and not depth:
             parts.append(text[begin:i].strip())
             begin = i + 1
-        i += 1
     last = text[begin:].strip()
     return [*parts, last] if last else parts

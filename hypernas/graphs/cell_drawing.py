@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hypernas.errors import ArchitectureError
 from hypernas.graphs.architecture import Architecture
@@ -81,8 +81,6 @@ def draw_cells(architecture: Architecture) -> Figure:
     Raises:
         ArchitectureError: where the architecture's structure holds no cells.
     """
-    from matplotlib.figure import Figure
-
     cells = cells_of(architecture.structure)
     if not cells:
         raise ArchitectureError(
@@ -90,22 +88,42 @@ def draw_cells(architecture: Architecture) -> Figure:
             value=architecture.structure,
             remedy="Use draw_graph.",
         )
-    plans = {name: _CellPlan(edges) for name, edges in cells.items()}
-    width = max(plan.length for plan in plans.values()) + 2 * MARGIN
+    figure, legend = draw_panels({f"{name} cell": _CellPlan(edges) for name, edges in cells.items()})
+    _cell_legend(figure, cells, legend)
+    return figure
+
+
+class Plan(Protocol):
+    """A cell that knows where its parts go; ``length`` along the flow, in inches."""
+
+    layout: Layout
+    length: float
+
+    def draw(self, axes: Axes) -> None: ...
+
+
+def draw_panels(plans: Mapping[str, Plan], least: float = 0.0) -> tuple[Figure, float]:
+    """One panel a plan below its heading, and the share of the figure's height that is left for a legend.
+
+    Args:
+        least: width of the figure without its margins, in inches.
+    """
+    from matplotlib.figure import Figure
+
+    width = max(*(plan.length for plan in plans.values()), least) + 2 * MARGIN
     heights = [plan.layout.width + 2 * MARGIN + TITLE for plan in plans.values()]
     total = sum(heights) + LEGEND
     figure = Figure(figsize=(width, total))
     top = total
-    for (name, plan), height in zip(plans.items(), heights, strict=True):
+    for (heading, plan), height in zip(plans.items(), heights, strict=True):
         top -= height
         axes = figure.add_axes((0, top / total, 1, height / total))
         left = (width - plan.length) / 2
         axes.set(xlim=(-left, width - left), ylim=(plan.layout.width + MARGIN, -MARGIN - TITLE))
         axes.axis("off")
-        axes.text(MARGIN - left, -TITLE, f"{name} cell", fontsize=13, fontweight="bold", va="center")
+        axes.text(MARGIN - left, -TITLE, heading, fontsize=13, fontweight="bold", va="center")
         plan.draw(axes)
-    _cell_legend(figure, cells, LEGEND / total)
-    return figure
+    return figure, LEGEND / total
 
 
 class _CellPlan:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hypernas.errors import ArchitectureError
 from hypernas.graphs.architecture import Architecture
-from hypernas.graphs.cell_drawing import CELL_COLOURS, GREY, cell_family, draw_curve
+from hypernas.graphs.cell_drawing import CELL_COLOURS, GREY, cell_family, draw_curve, draw_panels
 from hypernas.graphs.layout import Layout, lay_out, longest_path_layers
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ ENDS = ("input", "output")
 BARE = (*ENDS, "sum", "zeros")  # no operations that were chosen
 BOX, PASSING, GAP = 0.36, 0.08, 0.26  # inches across the flow: a box, a passing edge, between them
 LETTER, PADDING, REACH = 0.088, 0.28, 0.75  # inches along it: a letter, around a text, from box to box
-MARGIN, TITLE, LEGEND = 0.25, 0.42, 0.45
 PORT = 0.07  # inches between arrow heads at one box
 
 
@@ -59,8 +58,6 @@ def draw_dags(architecture: Architecture) -> Figure:
     Raises:
         ArchitectureError: where the architecture's structure holds no such cells.
     """
-    from matplotlib.figure import Figure
-
     dags = dags_of(architecture.structure)
     if not dags:
         raise ArchitectureError(
@@ -68,22 +65,9 @@ def draw_dags(architecture: Architecture) -> Figure:
             value=architecture.structure,
             remedy="Use draw_graph.",
         )
-    plans = {name: _DagPlan(dag) for name, dag in dags.items()}
-    width = max(*(plan.length for plan in plans.values()), 4.0) + 2 * MARGIN
-    heights = [plan.layout.width + 2 * MARGIN + TITLE for plan in plans.values()]
-    total = sum(heights) + LEGEND
-    figure = Figure(figsize=(width, total))
-    top = total
-    for (name, plan), height in zip(plans.items(), heights, strict=True):
-        top -= height
-        axes = figure.add_axes((0, top / total, 1, height / total))
-        left = (width - plan.length) / 2
-        axes.set(xlim=(-left, width - left), ylim=(plan.layout.width + MARGIN, -MARGIN - TITLE))
-        axes.axis("off")
-        heading = name if name.endswith("cell") else f"{name} cell"
-        axes.text(MARGIN - left, -TITLE, heading, fontsize=13, fontweight="bold", va="center")
-        plan.draw(axes)
-    _legend(figure, [label for dag in dags.values() for label, _ in dag], LEGEND / total)
+    plans = {name if name.endswith("cell") else f"{name} cell": _DagPlan(dag) for name, dag in dags.items()}
+    figure, legend = draw_panels(plans, least=4.0)
+    _legend(figure, [label for dag in dags.values() for label, _ in dag], legend)
     return figure
 
 

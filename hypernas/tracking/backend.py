@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hypernas.addresses import without_password
 from hypernas.errors import StoreDownError, StoreError
 from hypernas.tracking.views import TAG_PREFIX, default_view
 
@@ -65,11 +66,6 @@ def store_errors(place: str) -> Iterator[None]:
         yield
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
         raise _in_words(error, place) from error
-
-
-def without_password(text: str) -> str:
-    """Addresses in a text without what stands before their ``@``."""
-    return re.sub(r"://[^/\s]+@", "://", text)
 
 
 def check_reachable(uri: str) -> None:

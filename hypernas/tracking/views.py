@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
-__all__ = ["default_view", "run_list_path", "run_path", "set_default_view", "start_page"]
+__all__ = ["default_view", "run_list_path", "run_path", "start_page"]
 
 VIEW_NAME = "hypernas"
 TAG_PREFIX = "mlflow.sharedViewState."
@@ -97,16 +94,6 @@ def default_view() -> tuple[str, str]:
 
 def _compact(value: dict[str, Any]) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
-
-
-def set_default_view(client: MlflowClient, experiment_id: str) -> str:
-    """Write the view to the experiment, where it is in the menu "Views"; returns its share key.
-
-    Writing it again changes nothing. A view of another version of hypernas stays: others may have links to it.
-    """
-    key, value = default_view()
-    client.set_experiment_tag(experiment_id, TAG_PREFIX + key, value)
-    return key
 
 
 def run_list_path(experiment_id: str, share_key: str | None = None) -> str:

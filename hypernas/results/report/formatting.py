@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
+from hypernas.addresses import without_password
 from hypernas.results.amounts import clock, count
 
 __all__ = ["DASH", "amount", "decimal", "median", "moment", "plural", "redact", "tied", "took", "words"]
 
 DASH = "–"
-USER_INFO = re.compile(r"(?<=://)[^/@\s]+@")
 
 
 def amount(n: float | None) -> str:
@@ -56,7 +55,7 @@ def tied(text: str) -> str:
 
 def redact(text: str) -> str:
     """Without the user and password of addresses: a report is made to be passed on."""
-    return USER_INFO.sub("***@", text)
+    return without_password(text, "***@")
 
 
 def words(value: object) -> str:
