@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from hypernas.evaluation.report import EvaluationReport
     from hypernas.graphs.architecture import Architecture
     from hypernas.graphs.builder import Builder
+    from hypernas.hypernet.conditions import Given, Support, support_of
     from hypernas.hypernet.ghn import GHN
+    from hypernas.hypernet.hyper_dnn import HyperDNN
     from hypernas.networks.network import Network, load_network
     from hypernas.spaces.finding import load_space
     from hypernas.spaces.space import Chooser, Scale, SearchSpace
@@ -36,11 +38,14 @@ __all__ = [
     "Chooser",
     "Dataset",
     "EvaluationReport",
+    "Given",
+    "HyperDNN",
     "HypernasError",
     "Network",
     "Scale",
     "SearchResult",
     "SearchSpace",
+    "Support",
     "__version__",
     "evaluate",
     "load_dataset",
@@ -51,6 +56,7 @@ __all__ = [
     "resume",
     "score",
     "search",
+    "support_of",
     "train",
 ]
 
@@ -61,7 +67,9 @@ _WHERE = {
     "hypernas.evaluation.report": ("EvaluationReport",),
     "hypernas.graphs.architecture": ("Architecture",),
     "hypernas.graphs.builder": ("Builder",),
+    "hypernas.hypernet.conditions": ("Given", "Support", "support_of"),
     "hypernas.hypernet.ghn": ("GHN",),
+    "hypernas.hypernet.hyper_dnn": ("HyperDNN",),
     "hypernas.networks.network": ("Network", "load_network"),
     "hypernas.engine.records": ("SearchResult",),
     "hypernas.spaces.finding": ("load_space",),

@@ -15,6 +15,7 @@ from hypernas.evaluation.evaluating import run_evaluation
 from hypernas.evaluation.options import EvaluateOptions
 from hypernas.evaluation.report import EvaluationReport
 from hypernas.graphs.architecture import Architecture
+from hypernas.hypernet.binding import bind
 from hypernas.hypernet.checkpoint import load_checkpoint
 from hypernas.hypernet.finding import find_ghn
 from hypernas.hypernet.ghn import GHN
@@ -46,7 +47,8 @@ def load_ghn(
 
     Args:
         space: a space, its name or file; or the path of a ``.safetensors`` checkpoint.
-        data: name, path, or data set; not looked at for a checkpoint.
+        data: name, path, or data set; not looked at for a checkpoint, whose conditions are then given by
+            ``GHN.given``.
 
     Raises:
         CheckpointError: where a file cannot be read.
@@ -65,7 +67,7 @@ def load_ghn(
             f"There is a pretrained GHN for {found_space.name} on {dataset.name}",
             remedy=f"Make one: hypernas pretrain --space {named} --data {dataset.name}",
         )
-    return load_checkpoint(found.path, on)[0]
+    return bind(load_checkpoint(found.path, on)[0], dataset, scale.input_shape[1])
 
 
 def score(

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from hypernas.data import load_dataset
 from hypernas.graphs import primitives
 from hypernas.hypernet.config import GHNConfig
-from hypernas.hypernet.decoders.coordinate import Head
+from hypernas.hypernet.decoders.coordinate import CoordinateHead
 from hypernas.hypernet.meta_train import MetaSettings, _Trainer
 from hypernas.runtime import WorkerPool, keep_freed_memory
 from hypernas.spaces.finding import load_space
@@ -47,8 +47,8 @@ def contiguous_images() -> contextlib.AbstractContextManager[Any]:
 
 
 def no_sharing() -> contextlib.AbstractContextManager[Any]:
-    at_kernel = Head._at_kernel
-    return mock.patch.object(Head, "_at_kernel", lambda self, sizes, shared: at_kernel(self, sizes, None))
+    at_kernel = CoordinateHead._at_kernel
+    return mock.patch.object(CoordinateHead, "_at_kernel", lambda self, sizes, shared: at_kernel(self, sizes, None))
 
 
 @contextlib.contextmanager

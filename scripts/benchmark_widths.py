@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from hypernas.hypernet.checkpoint import load_checkpoint
-from hypernas.hypernet.decoders.coordinate import Head
+from hypernas.hypernet.decoders.coordinate import CoordinateHead
 from hypernas.hypernet.ghn import GHN
 from hypernas.hypernet.normalization import normalize_weight
 from hypernas.runtime import keep_freed_memory
@@ -58,8 +58,9 @@ def main() -> None:
     keep_freed_memory()
     torch.set_num_threads(1)
     ghn = load_checkpoint(args.ghn)[0] if args.ghn else GHN()
-    head: Head = ghn.decoder.heads["conv"]  # type: ignore[index,assignment]
+    head: CoordinateHead = ghn.decoder.heads["conv"]  # type: ignore[assignment]
     z = torch.randn(1, ghn.config.dim, generator=torch.Generator().manual_seed(0))
+    first = torch.zeros(1, dtype=torch.int64)
     print(f"{sum(p.numel() for p in head.parameters()):,} parameters in the head for convolutions, whatever the width")
     print(f"{'width':>6} {'values':>12}  {'way':<11} {'decoder':>15} {'ms':>8} {'copies %':>9} {'rank':>7}")
     with torch.inference_mode():
@@ -68,10 +69,10 @@ def main() -> None:
             times = -(-width // BLOCK)
 
             def coordinate(shape: tuple[int, ...] = shape) -> Tensor:
-                return normalize_weight(head(z, shape), shape[1] * 9)[0]
+                return normalize_weight(head(z, shape, first), shape[1] * 9)[0]
 
             def tiled(shape: tuple[int, ...] = shape, times: int = times) -> Tensor:
-                block = head(z, (BLOCK, BLOCK, 3, 3))
+                block = head(z, (BLOCK, BLOCK, 3, 3), first)
                 whole = block.repeat(1, times, times, 1, 1)[:, : shape[0], : shape[1]]
                 return normalize_weight(whole, shape[1] * 9)[0]
 

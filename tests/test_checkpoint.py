@@ -154,7 +154,7 @@ NOT_READ: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 NOT_LOADED: dict[str, tuple[Callable[[Path], object], str]] = {
     "unknown encoder": (lambda path: resaved(path, configure(encoder="gnn")), "'gnn'"),
-    "unknown decoder": (lambda path: resaved(path, configure(decoder="tiled")), "'tiled'"),
+    "unknown decoder": (lambda path: resaved(path, configure(decoder="hashed")), "'hashed'"),
     "size that is text": (lambda path: resaved(path, configure(dim="wide")), "configuration makes a GHN"),
     "size below zero": (lambda path: resaved(path, configure(dim=-1)), "configuration makes a GHN"),
     "tensors of another width": (lambda path: resaved(path, configure(dim=20)), "size mismatch"),

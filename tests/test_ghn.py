@@ -1,4 +1,4 @@
-"""Graph hypernetworks: every encoder with every decoder; then what is particular; then the interpreter."""
+"""Graph hypernetworks: every encoder, and every decoder; then what is particular; then the interpreter."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import random
 import subprocess
 import sys
 import weakref
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from architectures import chain, relabelled, small_network
+from family_members import SPACE, UNSEEN, assert_fits, difference, moved, networks, one_layer, small
 from torch import Tensor, nn
 
 from hypernas.errors import ArchitectureError, CheckpointError, NonFiniteError, UsageError
@@ -28,7 +28,7 @@ from hypernas.graphs.architecture import Architecture
 from hypernas.graphs.builder import Builder
 from hypernas.graphs.primitives import PRIMITIVES
 from hypernas.hypernet.config import GHNConfig
-from hypernas.hypernet.decoders import DECODERS, coordinate
+from hypernas.hypernet.decoders import DECODERS, codes, coordinate
 from hypernas.hypernet.encoders import ENCODERS
 from hypernas.hypernet.ghn import GHN
 from hypernas.hypernet.graph_batch import (
@@ -43,87 +43,27 @@ from hypernas.hypernet.graph_batch import (
 )
 from hypernas.hypernet.normalization import normalize_weight
 from hypernas.networks.interpreter import compile_program
-from search_spaces.cifar_cells import CifarCells
 
-SPACE = CifarCells()
-KINDS = list(itertools.product(ENCODERS, DECODERS))
+DEFAULT = GHNConfig()
+# every encoder with the default decoder, every decoder with the default encoder: as they are measured
+KINDS = list(
+    dict.fromkeys([*((name, DEFAULT.decoder) for name in ENCODERS), *((DEFAULT.encoder, name) for name in DECODERS)])
+)
 every_kind = pytest.mark.parametrize("kind", KINDS, ids="-".join)
 Kind = tuple[str, str]
 
 
 def config_of(kind: Kind, **sizes: Any) -> GHNConfig:
-    return GHNConfig(**{"encoder": kind[0], "decoder": kind[1], "dim": 32, "n_layers": 2, "n_bases": 16, **sizes})
+    return small(encoder=kind[0], decoder=kind[1], **sizes)
 
 
 @functools.cache
 def ghn_of(kind: Kind, seed: int = 0) -> GHN:
     """Initialised, then moved away from its initialisation: no zero stays, as after training. Shared: do not change."""
-    ghn = GHN(config_of(kind), seed=seed)
-    g = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in ghn.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=g), alpha=0.1)
-    return ghn
+    return moved(GHN(config_of(kind), seed=seed), seed)
 
 
-@functools.cache
-def networks() -> tuple[Architecture, ...]:
-    return (small_network(), SPACE.sample(random.Random(0)), chain(3, 5), SPACE.sample(random.Random(1)))
-
-
-def one_layer(shape: tuple[int, ...], make: Any) -> Architecture:
-    g = Builder(shape)
-    return g.finish(make(g))
-
-
-def vector(g: Builder, op: str, shape: tuple[int, ...], role: str) -> str:
-    return g.op(op, g.input, g.op("parameter", shape=shape, role=role, name="p"))
-
-
-UNSEEN = {
-    "width 48": chain(2, 48),
-    "prime width": chain(2, 37),
-    "256 channels": one_layer((256, 4, 4), lambda g: g.conv(g.input, 256, kernel=3)),
-    "one channel": one_layer((1, 4, 4), lambda g: g.conv(g.input, 1, kernel=3, bias=True)),
-    "kernel of 9x2": one_layer((3, 9, 9), lambda g: g.conv(g.input, 4, kernel=(9, 2), padding=0)),
-    "1-D": one_layer((3, 16), lambda g: g.conv(g.input, 7, kernel=5)),
-    "3-D": one_layer((3, 6, 5, 4), lambda g: g.conv(g.input, 7, kernel=3, groups=1)),
-    "3-D depthwise": one_layer((4, 6, 5, 4), lambda g: g.conv(g.input, 4, kernel=3, groups=4)),
-    "grouped": one_layer((12, 6, 6), lambda g: g.conv(g.input, 24, kernel=3, groups=4)),
-    "two filters a channel": one_layer((4, 6, 6), lambda g: g.conv(g.input, 8, kernel=3, groups=4)),
-    "wide linear": one_layer((1000,), lambda g: g.linear(g.input, 300)),
-    "layer norm over two axes": one_layer(
-        (4, 6, 5),
-        lambda g: g.op(
-            "layer_norm",
-            g.input,
-            g.op("parameter", shape=(6, 5), role="scale"),
-            g.op("parameter", shape=(6, 5), role="shift"),
-            n_axes=2,
-        ),
-    ),
-    "shift of an image": one_layer((3, 8, 8), lambda g: vector(g, "add", (3, 8, 8), "shift")),
-    "gain a channel": one_layer((3, 8, 8), lambda g: vector(g, "multiply", (3, 1, 1), "scale")),
-    "weight with one axis": one_layer((5,), lambda g: vector(g, "multiply", (5,), "weight")),
-    "no parameters": one_layer((3, 8, 8), lambda g: g.op("global_average_pool", g.input)),
-}
-
-
-def assert_fits(emitted: Any, architecture: Architecture) -> None:
-    assert set(emitted) == {spec.name for spec in architecture.parameters}
-    assert len(emitted) == len(architecture.parameters)
-    for spec in architecture.parameters:
-        assert tuple(emitted[spec.name].shape) == spec.shape
-        assert emitted[spec.name].dtype == torch.float32
-        assert torch.isfinite(emitted[spec.name]).all()
-
-
-def difference(one: Any, other: Any, names: Sequence[str]) -> float:
-    """The largest difference between weights, in units of their root mean square."""
-    return max(((one[n] - other[n]).abs().max() / one[n].square().mean().sqrt()).item() for n in names)
-
-
-# --- conformance: every encoder with every decoder ---
+# --- conformance: every encoder, and every decoder ---
 
 
 @every_kind
@@ -244,8 +184,7 @@ def test_a_parameter_of_two_readers_gets_one_tensor_from_the_mean_of_both(kind: 
         places = [[node.name for node in made.operations].index(name) for name in readers]
         group = next(group for group in batch.groups if "tied" in group.name)
         row = group.name.index("tied")
-        alone = dataclasses.replace(group, slot=group.slot[row : row + 1], is_head=group.is_head[row : row + 1])
-        expected = ghn.decoder(z[places].mean(dim=0, keepdim=True), alone)[0]
+        expected = ghn.decoder(z[places].mean(dim=0, keepdim=True), group.rows(row, row + 1))[0]
     emitted = ghn.emit([made])[0]
     assert list(emitted).count("tied") == 1
     torch.testing.assert_close(emitted["tied"], expected)
@@ -370,29 +309,46 @@ def test_the_coordinate_decoder_beyond_its_limit_gives_the_same(monkeypatch: pyt
     ],
 )
 def test_the_coordinate_decoder_is_its_formula(axes: str, shape: tuple[int, ...], formula: str) -> None:
-    head = coordinate.Head(config_of(KINDS[0]), axes)
+    head = coordinate.CoordinateHead(config_of(KINDS[0]), axes)
     z = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
     sizes: dict[str, Any] = {"o": shape[0], "i": math.prod(shape[1:2]), "k": shape[2:]}
-    codes = [head.codes[axis](sizes[axis]) for axis in axes]
-    expected = torch.einsum(formula, head.mix(z), head.core, *codes).reshape(3, *shape)
-    actual = head(z, shape)  # the same but for a constant: what follows normalises it
+    of_axes = [head.codes[axis](sizes[axis]) for axis in axes]
+    expected = torch.einsum(formula, head.mix(z), head.core, *of_axes).reshape(3, *shape)
+    actual = head(
+        z, shape, torch.zeros(3, dtype=torch.int64)
+    )  # the same but for a constant: what follows normalises it
     torch.testing.assert_close(actual / actual.norm(), expected / expected.norm(), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(("n", "limit"), [(16, 0.2), (32, 0.4), (64, 0.5), (256, 0.5)])
 def test_codes_of_channels_are_nearly_orthogonal(n: int, limit: float) -> None:
-    codes = coordinate.codes(torch.arange(n))
-    products = codes @ codes.T / coordinate.N_WAVES
+    found = codes.codes(torch.arange(n))
+    products = found @ found.T / codes.N_WAVES
     assert torch.allclose(products.diagonal().mean(), torch.tensor(1.0), atol=0.05)
     assert products.fill_diagonal_(0).abs().max() < limit
 
 
-@every_kind
-def test_no_two_filters_of_a_wide_layer_are_copies(kind: Kind) -> None:
-    filters = GHN(config_of(kind)).emit([chain(2, 64)])[0]["conv_1.weight"]
+def likeness(filters: Tensor) -> float:
+    """The largest absolute cosine between two filters, or between the weights of two input channels."""
+    found = []
     for rows in (filters.flatten(1), filters.transpose(0, 1).flatten(1)):
         cosines = F.normalize(rows) @ F.normalize(rows).T
-        assert cosines.fill_diagonal_(0).abs().max() < 0.95
+        found.append(cosines.fill_diagonal_(0).abs().max().item())
+    return max(found)
+
+
+@every_kind
+def test_no_two_filters_of_a_wide_layer_are_copies(kind: Kind) -> None:
+    """But of the tiled decoder, which repeats its block by nature: there, none within a block are."""
+    width = DEFAULT.block if kind[1] == "tiled" else 2 * DEFAULT.block
+    assert likeness(GHN(config_of(kind)).emit([chain(2, width)])[0]["conv_1.weight"]) < 0.95
+
+
+def test_the_tiled_decoder_repeats_its_block() -> None:
+    block = DEFAULT.block
+    filters = GHN(config_of((DEFAULT.encoder, "tiled"))).emit([chain(2, 3 * block // 2)])[0]["conv_1.weight"]
+    assert torch.equal(filters[block:], filters[: block // 2])
+    assert torch.equal(filters[:, block:], filters[:, : block // 2])
 
 
 @pytest.mark.parametrize("shape", [(5, 4, 3, 3, 3), (2, 7, 9), (3, 6)])

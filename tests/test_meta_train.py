@@ -219,7 +219,8 @@ def test_gradients_are_those_of_the_mean_loss_through_the_emission(digits: Datas
     """One autograd graph from the GHN to the losses, instead of one for each network and one for the emission."""
     settings = dataclasses.replace(SETTINGS, clip=1e9, augment=False, meta_batch=3)
     trainer = module._Trainer(Plain(), digits, TINY, settings, CONFIG, CPU)
-    x, y = trainer._images(TINY.input_shape[1])
+    episode = trainer._images(trainer.tasks[0], TINY.input_shape[1])
+    x, y = episode.x, episode.y
     with WorkerPool(CPU, 1) as pool:
         trainer.advance(pool)
     ghn = GHN(CONFIG, seed=settings.seed)
@@ -290,16 +291,16 @@ def test_held_out_architectures_are_never_trained_on(
     trained: list[Architecture] = []
     update = module._Trainer._update
 
-    def spy(self: Any, emission: Any, gradients: Any, architectures: list[Architecture]) -> None:
+    def spy(self: Any, emission: Any, gradients: Any, architectures: list[Architecture], others: Any) -> None:
         trained.extend(architectures)
-        update(self, emission, gradients, architectures)
+        update(self, emission, gradients, architectures, others)
 
     monkeypatch.setattr(module._Trainer, "_update", spy)
     monkeypatch.setattr(module, "HELD_OUT", 4)
     run(digits, dataclasses.replace(SETTINGS, meta_batch=10, n_images=2), space=space)
     assert len(trained) == 60
     assert not any(is_held_out(architecture.digest) for architecture in trained)
-    held_out = module._Trainer(space, digits, TINY, SETTINGS, CONFIG, CPU).val_architectures
+    held_out = module._Trainer(space, digits, TINY, SETTINGS, CONFIG, CPU).val_architectures[0]
     assert len(held_out) == module.N_VAL_ARCHITECTURES
     assert all(is_held_out(architecture.digest) for architecture in held_out)
 
@@ -324,9 +325,9 @@ def test_val_images_are_of_every_class_whatever_their_order(digits: Dataset, mon
     monkeypatch.setattr(module, "N_VAL_IMAGES", 50)
     order = torch.argsort(digits.val.labels, stable=True)
     by_class = dataclasses.replace(digits, val=Split(digits.val.images[order], digits.val.labels[order]))
-    images, labels = module._Trainer(Plain(), by_class, TINY, SETTINGS, CONFIG, CPU).val
-    assert len(images) == len(labels) == 50
-    assert set(labels.tolist()) == set(range(10))
+    val = module._Trainer(Plain(), by_class, TINY, SETTINGS, CONFIG, CPU).tasks[0].val
+    assert len(val.x) == len(val.y) == 50
+    assert set(val.y.tolist()) == set(range(10))
 
 
 # --- divergence ---

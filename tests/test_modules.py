@@ -118,7 +118,7 @@ def test_values_that_are_not_finite_are_named(ghn: GHN) -> None:
     broken = copy.deepcopy(ghn)
     with torch.no_grad():
         broken.decoder.heads["bias"].core.fill_(float("nan"))
-    with pytest.raises(NonFiniteError, match=r"broke at '(stem|first|head)\.bias' of architecture 0"):
+    with pytest.raises(NonFiniteError, match=r"broke at node '.*': bias '(stem|first|head)\.bias' of shape"):
         broken.emit(Net(), input_shape=SHAPE)
 
 
@@ -286,7 +286,7 @@ class Blocked(nn.Module):
         super().__init__()
         self.never_read = nn.Parameter(torch.ones(3))
 
-    def forward(self, z: Tensor, shape: tuple[int, ...], shared: object = None) -> Tensor:
+    def forward(self, z: Tensor, shape: tuple[int, ...], place: Tensor, shared: object = None) -> Tensor:
         pattern = torch.arange(torch.Size(shape).numel(), dtype=torch.float32).sin()
         return pattern.expand(len(z), -1).reshape(len(z), *shape).contiguous()
 

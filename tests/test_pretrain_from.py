@@ -124,11 +124,11 @@ def test_configurations_of_a_new_ghn(digits: Dataset, tiny_space: Path, monkeypa
     general, tiny = load_space("deepnets"), load_space(str(tiny_space))
     known = GHNConfig(**SIZES, vocabulary=("input", "conv"), open_vocabulary=True)
     info = GHNInfo("deepnets", general.version, "x", "", scale, known, 0, 1, 4, 1.0, finished=True)
-    assert default_config(general, scale, None, info) == known  # of this space: as it is
-    assert default_config(general, scale, "mlp", info) == replace(known, encoder="mlp")
-    newer = default_config(general, scale, None, replace(info, space_version=general.version + 1))
+    assert default_config(general, scale, info) == known  # of this space: as it is
+    assert default_config(general, scale, info, encoder="mlp") == replace(known, encoder="mlp")
+    newer = default_config(general, scale, replace(info, space_version=general.version + 1))
     assert newer.open_vocabulary and {"input", "conv", "linear"} < set(newer.vocabulary) and newer.dim == known.dim
-    closed = default_config(tiny, scale, None, info)
+    closed = default_config(tiny, scale, info)
     assert not closed.open_vocabulary and closed.vocabulary == GHNConfig().vocabulary and closed.dim == known.dim
     assert default_config(tiny, scale) == GHNConfig()
 
@@ -197,7 +197,7 @@ def test_what_does_not_go_together(
     message = {
         "resume": "--resume goes on from --out, and --from starts anew. Give one of them.",
         "missing": "none.safetensors",
-        "encoder": "Leave --encoder out.",
+        "encoder": "these differ in encoder",
         "space": "got 'mine'. Name its file: --space my_space.py.",
     }[what]
     assert done.code == 2 and "Traceback" not in done.err

@@ -8,7 +8,10 @@ from typing import Annotated
 
 import typer
 
-from hypernas.cli.options import Data, DataDir, Device, Experiment, Seed, TrackingUri
+from hypernas.cli.options import DataDir, Device, Experiment, Seed, TrackingUri
+
+FAMILY = "The hypernetwork family"
+REPULSION, SHOTS = 0.02, 20  # those of MetaSettings, which would import torch here; a test compares them
 
 
 def pretrain(
@@ -21,7 +24,14 @@ def pretrain(
             show_default=False,
         ),
     ] = None,
-    data: Data = "auto",
+    data: Annotated[
+        str,
+        typer.Option(
+            help="digits, cifar10, fashion_mnist, an .npz file, a folder of class folders, or auto: the first of the "
+            "space's data sets that is on disk, else digits. Several with commas between, with --condition task or "
+            "data.",
+        ),
+    ] = "auto",
     data_dir: DataDir = None,
     out: Annotated[
         Path | None,
@@ -41,9 +51,91 @@ def pretrain(
     encoder: Annotated[
         str | None,
         typer.Option(
-            help="attention, or mlp (no messages between nodes: a baseline). Default: attention, or with --from the "
-            "checkpoint's.",
+            help="How the graph is read: attention (default), gated_gnn, rnn, cnn, or mlp (no messages between nodes). "
+            "With --from, this and the other kinds are the checkpoint's.",
             show_default=False,
+            rich_help_panel=FAMILY,
+        ),
+    ] = None,
+    decoder: Annotated[
+        str | None,
+        typer.Option(
+            help="How weights are made: coordinate (default), full, low_rank, chunked, tiled, modulation or adapter.",
+            show_default=False,
+            rich_help_panel=FAMILY,
+        ),
+    ] = None,
+    placement: Annotated[
+        str | None,
+        typer.Option(
+            help="One generator for the whole network (default), one per_layer, or hierarchical.",
+            show_default=False,
+            rich_help_panel=FAMILY,
+        ),
+    ] = None,
+    condition: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What the weights depend on besides the architecture: task, data, input or noise. May be repeated.",
+            show_default=False,
+            rich_help_panel=FAMILY,
+        ),
+    ] = None,
+    normalization: Annotated[
+        str | None,
+        typer.Option(
+            help="The scale of emitted weights: fan_in (default), hyperfan_in or hyperfan_out.",
+            show_default=False,
+            rich_help_panel=FAMILY,
+        ),
+    ] = None,
+    spectral: Annotated[
+        bool | None,
+        typer.Option("--spectral", help="Spectral normalisation of the generator.", rich_help_panel=FAMILY),
+    ] = None,
+    bound: Annotated[
+        float | None,
+        typer.Option(
+            help="Emitted weights stay below so many times their scale. Default: no bound.",
+            show_default=False,
+            rich_help_panel=FAMILY,
+        ),
+    ] = None,
+    inner_steps: Annotated[
+        int, typer.Option(help="Look-ahead: steps of SGD from the emitted weights.", rich_help_panel=FAMILY)
+    ] = 0,
+    inner_rate: Annotated[
+        float, typer.Option(help="Their rate, a share of the weights.", rich_help_panel=FAMILY)
+    ] = 0.02,
+    repulsion: Annotated[
+        float | None,
+        typer.Option(
+            help=f"How strongly samples keep apart, with --condition noise. Default: {REPULSION}.",
+            show_default=False,
+            rich_help_panel=FAMILY,
+        ),
+    ] = None,
+    remember: Annotated[
+        float,
+        typer.Option(
+            help="How strongly weights for earlier tasks are held, with --from and --condition task.",
+            rich_help_panel=FAMILY,
+        ),
+    ] = 0.0,
+    ways: Annotated[
+        int | None,
+        typer.Option(
+            help="Classes of an episode, with --condition data. Default: all.",
+            show_default=False,
+            rich_help_panel=FAMILY,
+        ),
+    ] = None,
+    shots: Annotated[
+        int | None,
+        typer.Option(
+            help=f"Images of a class in a support set, at most, with --condition data. Default: {SHOTS}.",
+            show_default=False,
+            rich_help_panel=FAMILY,
         ),
     ] = None,
     runs: Annotated[
@@ -73,6 +165,18 @@ def pretrain(
         images=images,
         learning_rate=learning_rate,
         encoder=encoder,
+        decoder=decoder,
+        placement=placement,
+        normalization=normalization,
+        spectral=spectral,
+        bound=bound,
+        conditions=None if not condition else tuple(condition),
+        inner_steps=inner_steps,
+        inner_rate=inner_rate,
+        repulsion=repulsion,
+        remember=remember,
+        ways=ways,
+        shots=shots,
         workers=workers,
         device=device,
         seed=seed,

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from hypernas.data import Dataset, load_dataset, resolve_data
 from hypernas.engine.options import check_seed, check_size, check_writable
 from hypernas.errors import SpaceError, UsageError
 from hypernas.hypernet.checkpoint import GHNInfo, load_checkpoint, read_info
 from hypernas.hypernet.finding import cache_path
+from hypernas.hypernet.meta_task import MetaTask
 from hypernas.hypernet.meta_train import MetaSettings, Progress, meta_train
 from hypernas.hypernet.obtaining import default_config, default_steps
 from hypernas.interrupts import StopRequest, catch_interrupts
@@ -39,7 +41,12 @@ class PretrainOptions:
         space: None for ``cifar_cells``, or for that of the checkpoint ``start``.
         out: of the checkpoint; None for the cache folder, where searches find it.
         start: a checkpoint to begin from.
+        data: a data set, or several with commas between, for a GHN conditioned on the task or on data.
         steps, minutes: of meta-training, one of them; with neither, steps that fit the data set.
+        encoder, decoder, placement, normalization, spectral, bound, conditions: see ``GHNConfig``; None for those of
+            ``start``, or the defaults.
+        inner_steps, inner_rate, repulsion, remember, shots: see ``MetaSettings``; None for its defaults.
+        ways: classes of an episode of a GHN conditioned on data; None for all that each data set has.
         runs: folder of the MLflow store.
     """
 
@@ -54,6 +61,18 @@ class PretrainOptions:
     images: int = 64
     learning_rate: float = 7e-4
     encoder: str | None = None
+    decoder: str | None = None
+    placement: str | None = None
+    normalization: str | None = None
+    spectral: bool | None = None
+    bound: float | None = None
+    conditions: tuple[str, ...] | None = None
+    inner_steps: int = 0
+    inner_rate: float = MetaSettings.inner_rate
+    repulsion: float | None = None
+    remember: float = 0.0
+    ways: int | None = None
+    shots: int | None = None
     workers: int | None = None
     device: str = "auto"
     seed: int = 0
@@ -75,7 +94,21 @@ class PretrainOptions:
             raise UsageError("--images is at least 2", value=self.images)
         if not 0 < self.learning_rate < float("inf"):
             raise UsageError("--learning-rate is a number of more than 0", value=self.learning_rate)
+        for name in ("inner_rate", "repulsion", "remember", "inner_steps"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < float("inf"):
+                raise UsageError(f"--{name.replace('_', '-')} is a number of 0 or more", value=value)
+        for name in ("ways", "shots"):
+            value = getattr(self, name)
+            if value is not None and value < 1 + (name == "ways"):
+                raise UsageError(f"--{name} is at least {1 + (name == 'ways')}", value=value)
         check_seed(self.seed)
+        if self.remember and self.start is None and not self.resume:
+            raise UsageError(
+                "What is remembered are the tasks of the GHN that meta-training starts from",
+                value=f"--remember {self.remember}",
+                remedy="Name it: --from FILE.",
+            )
         if self.start is not None and self.resume:
             raise UsageError("--resume goes on from --out, and --from starts anew", remedy="Give one of them.")
 
@@ -94,12 +127,15 @@ def run_pretraining(options: PretrainOptions, watcher: PretrainWatcher) -> tuple
     described = before[1] if before else None
     with catch_interrupts() as stop:
         space = _space(options.space, described)
-        name, said = resolve_data(options.data, space.data_sets, options.data_dir)
-        watcher.message(said)
-        dataset = load_dataset(name, options.data_dir)
-        scale = space.scoring_scale(dataset.input_shape, dataset.n_classes)
-        check_size(scale, dataset)
-        path = options.out or cache_path(space, dataset, scale)
+        datasets = _datasets(options, space, watcher)
+        dataset, base = datasets[0], read_info(options.out) if options.resume and options.out else described
+        conditions = _conditions(options, base)
+        tasks = _tasks(options, space, datasets, conditions)
+        scale = tasks[0].scale
+        kinds = _kinds(options, conditions, datasets, base)
+        config = default_config(space, scale, described, **kinds)
+        config.check()
+        path = options.out or cache_path(space, dataset, scale, config, [one.name for one in datasets[1:]])
         if path.is_dir():
             raise UsageError("--out is the file of a checkpoint", value=str(path), remedy="Add a file name to it.")
         check_writable(path.parent)
@@ -112,21 +148,28 @@ def run_pretraining(options: PretrainOptions, watcher: PretrainWatcher) -> tuple
             meta_batch=options.meta_batch,
             n_images=options.images,
             learning_rate=options.learning_rate,
+            inner_steps=options.inner_steps,
+            inner_rate=options.inner_rate,
+            repulsion=MetaSettings.repulsion if options.repulsion is None else options.repulsion,
+            remember=options.remember,
+            max_shots=options.shots or MetaSettings.max_shots,
             seed=options.seed,
         )
         watcher.message(f"Checkpoint: {working}")
-        base = read_info(working) if options.resume else described
+        if options.resume:  # with its own vocabulary, and whatever kinds are not named
+            config = default_config(space, scale, read_info(working), **kinds)
         try:
             _, info = meta_train(
                 space,
                 dataset,
                 scale,
                 settings,
-                config=default_config(space, scale, options.encoder, base),
+                config=config,
                 device=device,
                 out=working,
                 resume=options.resume,
                 start=before,
+                more=tasks[1:],
                 n_workers=options.workers,
                 report=watcher.pretraining,
                 stop=stop,
@@ -137,6 +180,56 @@ def run_pretraining(options: PretrainOptions, watcher: PretrainWatcher) -> tuple
         working.replace(path)
     _tell(options, info, path, dataset, watcher)
     return info, path
+
+
+def _datasets(options: PretrainOptions, space: SearchSpace, watcher: PretrainWatcher) -> list[Dataset]:
+    """One, or those of a list with commas between; a path may have a comma of its own."""
+    names = [options.data] if Path(options.data).exists() else options.data.split(",")
+    found = []
+    for given in names:
+        name, said = resolve_data(given.strip(), space.data_sets, options.data_dir)
+        watcher.message(said)
+        found.append(load_dataset(name, options.data_dir))
+    return found
+
+
+def _conditions(options: PretrainOptions, base: GHNInfo | None) -> tuple[str, ...]:
+    """Those of the options, else the base's; what is asked for them alone is refused without them."""
+    found = options.conditions
+    if found is None:
+        found = base.config.conditions if base else ()
+    for name, condition, why in (
+        ("ways", "data", "how many classes an episode has"),
+        ("shots", "data", "how many images of a class a support set has"),
+        ("repulsion", "noise", "how strongly samples of the weights keep apart"),
+    ):
+        value = getattr(options, name)
+        if value is not None and condition not in found:
+            raise UsageError(f"--{name} says {why}", value=value, remedy=f"Add --condition {condition}.")
+    return found
+
+
+def _tasks(
+    options: PretrainOptions, space: SearchSpace, datasets: Sequence[Dataset], conditions: Sequence[str]
+) -> list[MetaTask]:
+    """Each data set with the scale of its networks; of episodes, with as many classes as those have."""
+    ways = options.ways or min(dataset.n_classes for dataset in datasets)
+    found = []
+    for dataset in datasets:
+        scale = space.scoring_scale(dataset.input_shape, ways if "data" in conditions else dataset.n_classes)
+        check_size(scale, dataset)
+        found.append(MetaTask(dataset, scale))
+    return found
+
+
+def _kinds(
+    options: PretrainOptions, conditions: tuple[str, ...], datasets: Sequence[Dataset], base: GHNInfo | None
+) -> dict[str, Any]:
+    """The fields of the configuration that the options name; tasks are added to those that are known."""
+    known = base.config.tasks if base else ()
+    tasks = (*known, *(one.name for one in datasets if one.name not in known)) if "task" in conditions else ()
+    names = ("encoder", "decoder", "placement", "normalization", "spectral", "bound")
+    return {**{name: getattr(options, name) for name in names}, "conditions": conditions, "tasks": tasks}
 
 
 def _space(given: str | None, described: GHNInfo | None) -> SearchSpace:

@@ -16,6 +16,7 @@ from hypernas.evaluation.running import STATISTICS_IMAGES, check_forward, check_
 from hypernas.evaluation.saving import check_save
 from hypernas.evaluation.target import ImageShape, Target, Wanted
 from hypernas.evaluation.targets import resolve_target
+from hypernas.hypernet.binding import bind
 from hypernas.hypernet.checkpoint import GHNInfo, load_checkpoint
 from hypernas.hypernet.finding import GENERAL_SPACE, find_general_ghn
 from hypernas.hypernet.ghn import GHN
@@ -92,7 +93,8 @@ def _load_ghn(
     path = Path(options.ghn) if options.ghn is not None else find_general_ghn(dataset).path
     ghn, info, _ = load_checkpoint(path, device)
     say(f"GHN: {info.name} ({path}).")
-    if info.data_fingerprint != dataset.fingerprint:
+    seen = (info.data_fingerprint, *(task["fingerprint"] for task in info.tasks))
+    if dataset.fingerprint not in seen and "data" not in info.config.conditions:
         source = dataset.name if isinstance(options.data, Dataset) or options.data == "auto" else options.data
         notes.append(
             f"The GHN was meta-trained on {info.data} and has not seen {dataset.name}. To adapt it: hypernas pretrain "
@@ -100,7 +102,7 @@ def _load_ghn(
         )
     if info.space != GENERAL_SPACE:
         notes.append(f"The GHN was meta-trained on networks of the space {info.space} only.")
-    return ghn, info
+    return bind(ghn, dataset, min(info.scale.input_shape[1], *dataset.input_shape[1:])), info
 
 
 def _check_target(target: Target, shape: ImageShape, n_classes: int) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ class GHNInfo:
         settings: of meta-training, needed to resume.
         start: where it began from another GHN: that one's ``name`` and ``data``, and the ``architecture_steps`` and
             ``seconds`` that had gone into it, all of its own starts included.
+        tasks: the data sets of a GHN that serves several: name (``data``), ``fingerprint`` and ``scale`` of each,
+            those of the GHN that it started from included; empty where there is one.
         version: of hypernas.
     """
 
@@ -55,6 +57,7 @@ class GHNInfo:
     figures: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     start: Mapping[str, Any] | None = None
+    tasks: Sequence[Mapping[str, Any]] = ()
     version: str = ""
 
     @property
@@ -78,6 +81,7 @@ class GHNInfo:
             "config": self.config.to_json(),
             "figures": dict(self.figures),
             "settings": dict(self.settings),
+            "tasks": [dict(task) for task in self.tasks],
         }
 
     @classmethod
@@ -85,6 +89,7 @@ class GHNInfo:
         value.pop("format")
         value["scale"] = Scale.from_json(value["scale"])
         value["config"] = GHNConfig.from_json(value["config"])
+        value["tasks"] = tuple(value.get("tasks", ()))  # the field is younger than the format
         return cls(**value)
 
 
@@ -92,7 +97,7 @@ def save_checkpoint(path: Path, ghn: GHN, info: GHNInfo, extra: Mapping[str, Ten
     """Write atomically: a reader sees the old file or the new one, whole.
 
     Args:
-        extra: more tensors (the optimiser's, to resume), under names that start with ``optimizer.``.
+        extra: more tensors (the optimiser's and others, to resume), under names that do not start with ``ghn.``.
 
     Raises:
         StoreError: where the folder cannot be written.
@@ -147,13 +152,26 @@ def read_info(path: Path) -> GHNInfo:
         ) from None
 
 
-def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> tuple[GHN, GHNInfo, dict[str, Tensor]]:
+def load_checkpoint(
+    path: Path, device: torch.device | str = "cpu", *, config: GHNConfig | None = None
+) -> tuple[GHN, GHNInfo, dict[str, Tensor]]:
     """The GHN in evaluation mode, what it says of itself, and the extra tensors.
 
+    Args:
+        config: the one that is expected; None for whichever made the checkpoint.
+
     Raises:
-        CheckpointError: as ``read_info``, and where tensors do not fit the configuration.
+        CheckpointError: as ``read_info``, where tensors do not fit the configuration, and where that is another than
+            the expected one.
     """
     info = read_info(path)
+    if config is not None and config != info.config:
+        differing = [f.name for f in fields(config) if getattr(config, f.name) != getattr(info.config, f.name)]
+        raise CheckpointError(
+            f"A checkpoint loads only into the configuration that made it; {path} differs in {', '.join(differing)}",
+            value={name: getattr(info.config, name) for name in differing},
+            remedy="Use the kinds and sizes of the checkpoint, or pretrain a GHN with these.",
+        )
     try:
         ghn = GHN(info.config)
     except (UsageError, TypeError, ValueError, RuntimeError) as error:  # of another version, or edited

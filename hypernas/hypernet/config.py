@@ -1,23 +1,38 @@
-"""The configuration of a graph hypernetwork, kept in its checkpoint."""
+"""The configuration of a hypernetwork: one member of the family, kept in its checkpoint."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from hypernas.errors import CheckpointError
+from hypernas.errors import CheckpointError, UsageError, close_matches
 from hypernas.graphs.primitives import PRIMITIVES
 
 __all__ = ["GHNConfig"]
 
+FIRST_FIELDS = (  # those that a checkpoint of any version has; younger ones have defaults that say what was then
+    "encoder",
+    "decoder",
+    "dim",
+    "n_layers",
+    "n_heads",
+    "n_bases",
+    "rank",
+    "kernel_rank",
+    "vocabulary",
+)
+SIZES = ("dim", "n_layers", "n_heads", "n_bases", "rank", "kernel_rank", "n_places", "block", "chunk", "noise_dim")
+
 
 @dataclass(frozen=True)
 class GHNConfig:
-    """Sizes and kinds.
+    """Sizes and kinds. The kinds are those of ``hypernas.hypernet.family``.
 
     Attributes:
-        encoder, decoder: names in ``ENCODERS`` and ``DECODERS``.
+        encoder, decoder, placement, normalization: names in ``ENCODERS``, ``DECODERS``, ``PLACEMENTS`` and
+            ``NORMALIZATIONS``.
         dim: width of node embeddings.
         n_layers, n_heads: of the encoder.
         n_bases: basis tensors that a weight is mixed from.
@@ -27,6 +42,14 @@ class GHNConfig:
             checkpoint.
         open_vocabulary: whether primitives without an embedding share one, which meta-training makes by hiding some
             operations. Without it they are refused.
+        n_places: layers that are told apart where something is learned for each layer; deeper ones share the last.
+        block: channels, on either side, of the blocks that decoders with stored or maximal blocks have.
+        chunk: values that a chunked generator emits in one call.
+        spectral: whether the matrices of the generator are divided by their largest singular value, where above 1.
+        bound: weights stay below so many times their scale, by a hyperbolic tangent; 0 for no bound.
+        conditions: names in ``CONDITIONS``: what the weights depend on besides the architecture.
+        tasks: names of the data sets that the condition ``task`` knows.
+        noise_dim: length of the noise vector of the condition ``noise``.
     """
 
     encoder: str = "attention"
@@ -39,18 +62,90 @@ class GHNConfig:
     kernel_rank: int = 16
     vocabulary: tuple[str, ...] = tuple(PRIMITIVES)
     open_vocabulary: bool = False
+    placement: str = "whole"
+    n_places: int = 16
+    block: int = 32
+    chunk: int = 256
+    normalization: str = "fan_in"
+    spectral: bool = False
+    bound: float = 0.0
+    conditions: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    noise_dim: int = 16
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "vocabulary": list(self.vocabulary)}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> GHNConfig:
         known = {field.name for field in fields(cls)}
-        value = {"open_vocabulary": False, **value}  # the field is younger than the format
-        if set(value) != known:
+        wrong = sorted((set(value) - known) | (set(FIRST_FIELDS) - set(value)))
+        if wrong:
             raise CheckpointError(
                 "A GHN's configuration has the fields of this version of hypernas",
-                value=sorted(set(value) ^ known),
+                value=wrong,
                 remedy="Pretrain the GHN again with this version.",
             )
-        return cls(**{**value, "vocabulary": tuple(value["vocabulary"])})
+        items: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in value.items()}
+        return cls(**items)
+
+    def check(self) -> None:
+        """Raises UsageError for the first value or combination that makes no hypernetwork, with the reason."""
+        from hypernas.hypernet.family import KINDS  # the kinds know this class
+
+        for criterion, kinds in KINDS.items():
+            given = getattr(self, criterion)
+            for name in given if isinstance(given, tuple) else (given,):
+                if name not in kinds:
+                    raise UsageError(
+                        f"The GHN's parts are known by name; {criterion} is one of {', '.join(kinds)}",
+                        value=name,
+                        remedy=close_matches(name, kinds),
+                    )
+        for size in SIZES:
+            if getattr(self, size) < 1:
+                raise UsageError(f"A GHN's {size} is at least 1", value=getattr(self, size))
+        if self.encoder == "attention" and self.dim % self.n_heads:
+            raise UsageError("dim is a multiple of n_heads in the attention encoder", value=(self.dim, self.n_heads))
+        if self.encoder == "rnn" and self.dim % 2:
+            raise UsageError("dim is even in the rnn encoder, which reads in two directions", value=self.dim)
+        if not 0 <= self.bound < math.inf:
+            raise UsageError(
+                "The bound on weights is 0 (none) or a positive number of standard deviations", value=self.bound
+            )
+        for several in (self.conditions, self.tasks):
+            if len(set(several)) < len(several):
+                raise UsageError("Each condition and each task is named once", value=several)
+        self._check_combination()
+
+    def _check_combination(self) -> None:
+        if self.placement == "per_layer" and self.decoder in ("modulation", "adapter"):
+            raise UsageError(
+                f"Decoder {self.decoder!r} has base weights for each layer already: with a generator for each layer "
+                "too, layers would share nothing that is emitted",
+                value=self.placement,
+                remedy="Use placement whole or hierarchical, or another decoder.",
+            )
+        if self.placement == "hierarchical" and self.decoder in ("tiled", "modulation", "adapter"):
+            raise UsageError(
+                f"Decoder {self.decoder!r} gives every chunk of a layer the same block to start from: the filters of wide "
+                "layers would be copies, or nearly",
+                value=self.placement,
+                remedy="Use placement whole, or another decoder.",
+            )
+        if "task" in self.conditions and not self.tasks:
+            raise UsageError(
+                "A GHN conditioned on the task knows its tasks by name",
+                value=self.tasks,
+                remedy="Name the data sets: --data digits,fashion_mnist --condition task.",
+            )
+        if self.tasks and "task" not in self.conditions:
+            raise UsageError(
+                "Only a GHN conditioned on the task has tasks", value=self.tasks, remedy="--condition task"
+            )
+        if "task" in self.conditions and "data" in self.conditions:
+            raise UsageError(
+                "A task's name and a support set both say which data set it is, and one would drown the other",
+                value=self.conditions,
+                remedy="Condition on task where the data sets are known beforehand, on data where they are not.",
+            )

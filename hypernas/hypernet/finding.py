@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hypernas.data import Dataset, cache_folder
 from hypernas.errors import CheckpointError
+from hypernas.hypernet.binding import check_plain
 from hypernas.hypernet.checkpoint import GHNInfo, read_info
+from hypernas.hypernet.config import GHNConfig
 from hypernas.spaces.space import Scale, SearchSpace
 
 __all__ = ["GENERAL_SPACE", "FoundGHN", "cache_path", "check_fits", "find_general_ghn", "find_ghn", "ghn_folder"]
 
+KIND_FIELDS = ("encoder", "decoder", "placement", "normalization", "spectral", "bound", "conditions")
 GENERAL_SPACE = "deepnets"  # its networks are of many kinds: a GHN of it serves any
 
 
@@ -34,21 +38,49 @@ def shipped_folder() -> Path:
     return Path(__file__).resolve().parent.parent / "checkpoints"
 
 
-def cache_path(space: SearchSpace, dataset: Dataset, scale: Scale) -> Path:
-    """Where a GHN for these is kept: the name tells them apart, the header inside is what is trusted."""
-    name = f"{space.name}-v{space.version}-{dataset.name}-{dataset.fingerprint[:8]}-{scale.name}.safetensors"
+def cache_path(
+    space: SearchSpace, dataset: Dataset, scale: Scale, config: GHNConfig | None = None, more: Sequence[str] = ()
+) -> Path:
+    """Where a GHN for these is kept: the name tells them apart, the header inside is what is trusted.
+
+    Args:
+        config: one of another kind than the default has a name of its own.
+        more: names of further data sets.
+    """
+    usual, parts = GHNConfig(), []
+    for field in KIND_FIELDS if config is not None else ():
+        kind = getattr(config, field)
+        if kind != getattr(usual, field):
+            parts.append(
+                "+".join(kind) if isinstance(kind, tuple) else f"{field}{kind}" if field == "bound" else str(kind)
+            )
+    data = "+".join([dataset.name, *more])
+    name = (
+        "-".join([space.name, f"v{space.version}", data, dataset.fingerprint[:8], scale.name, *parts]) + ".safetensors"
+    )
     return ghn_folder() / re.sub(r"[^\w.-]", "_", name)  # a user's names may hold anything, slashes too
 
 
-def check_fits(info: GHNInfo, space: SearchSpace, dataset: Dataset, scale: Scale) -> None:
-    """Raises CheckpointError unless the GHN was meta-trained on this space, data and scale."""
-    for what, found, wanted in (
-        ("space", info.space, space.name),
-        ("version of the space", info.space_version, space.version),
-        ("data set", info.data, dataset.name),
-        ("content of the data set", info.data_fingerprint, dataset.fingerprint),
-        ("scoring scale", info.scale.name, scale.name),
-    ):
+def check_fits(info: GHNInfo, space: SearchSpace, dataset: Dataset, scale: Scale, *, adapts: bool = False) -> None:
+    """Raises CheckpointError unless the GHN was meta-trained on this space, data and scale.
+
+    Args:
+        adapts: whether one that is conditioned on a support set may serve a data set that it was not trained on.
+    """
+    check_plain(info.config.conditions)
+    tasks = {task["data"]: task for task in info.tasks}
+    data, fingerprint, name = info.data, info.data_fingerprint, info.scale.name
+    if dataset.name in tasks:
+        task = tasks[dataset.name]
+        data, fingerprint, name = dataset.name, task["fingerprint"], Scale.from_json(task["scale"]).name
+    facts = [("space", info.space, space.name), ("version of the space", info.space_version, space.version)]
+    if not (adapts and "data" in info.config.conditions):
+        facts += [
+            ("data set", data, dataset.name),
+            ("content of the data set", fingerprint, dataset.fingerprint),
+            ("scoring scale", name, scale.name),
+        ]
+    for what, found, wanted in facts:
         if found != wanted:
             raise CheckpointError(
                 f"A GHN scores what it was meta-trained on; its {what} is {found!r}, this search's is {wanted!r}",
@@ -64,7 +96,7 @@ def find_ghn(space: SearchSpace, dataset: Dataset, scale: Scale, given: Path | N
     """
     if given is not None:
         info = read_info(given)
-        check_fits(info, space, dataset, scale)
+        check_fits(info, space, dataset, scale, adapts=True)
         return FoundGHN(given, info, "given")
     passed_over: list[str] = []
     for origin, folder in (("cache", ghn_folder()), ("shipped", shipped_folder())):
@@ -108,7 +140,9 @@ def find_general_ghn(dataset: Dataset) -> FoundGHN:
             if not info.finished:
                 passed_over.append(f"{path.name}: its meta-training did not finish")
                 continue
-            same = info.data_fingerprint == dataset.fingerprint
+            if "input" in info.config.conditions or dataset.name not in (info.config.tasks or (dataset.name,)):
+                continue
+            same = dataset.fingerprint in (info.data_fingerprint, *(task["fingerprint"] for task in info.tasks))
             found.append((same, origin == "cache", info.architecture_steps, FoundGHN(path, info, origin)))
     if not found:
         raise CheckpointError(

@@ -5,21 +5,26 @@ After Zhang et al. 2019 (*Graph HyperNetworks for Neural Architecture Search*).
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, overload
 
 import torch
 from torch import Tensor, nn
 
-from hypernas.errors import CheckpointError, NonFiniteError, UsageError, close_matches
+from hypernas.errors import CheckpointError, NonFiniteError, UsageError
 from hypernas.graphs.architecture import Architecture
 from hypernas.graphs.primitives import Shape
+from hypernas.hypernet.conditions import Given, Support
+from hypernas.hypernet.conditions.conditioner import Conditioner
 from hypernas.hypernet.config import GHNConfig
 from hypernas.hypernet.decoders import DECODERS
+from hypernas.hypernet.decoders.decoder import Decoder
 from hypernas.hypernet.encoders import ENCODERS
 from hypernas.hypernet.graph_batch import GraphBatch, ParameterGroup
+from hypernas.hypernet.placement import NetworkEmbedding
 
 if TYPE_CHECKING:
     from hypernas.hypernet.modules import InitializationReport
@@ -31,6 +36,7 @@ IMAGE = (3, 32, 32)
 VALUES_AT_ONCE = 1 << 24  # decoded together where tensors are emitted one by one: 64 MiB of float32
 
 OP_EMBEDDING = "encoder.embedding.op.weight"
+TASK_EMBEDDING = "conditioner.parts.task.table.weight"
 
 
 class Weights(Mapping[str, Tensor]):
@@ -53,11 +59,17 @@ class Weights(Mapping[str, Tensor]):
 
 @dataclass(frozen=True)
 class Emission(Sequence[Weights]):
-    """Weights of a batch: one buffer (n, *shape) a group; ``emission[i]`` are those of architecture i, by name."""
+    """Weights of a batch: one buffer (n, *shape) a group; ``emission[i]`` are those of architecture i, by name.
+
+    Attributes:
+        modulations: of a GHN conditioned on the input, (n, n_images, 2, channels) for each group of weights that has
+            them: scales and shifts of each layer's output channels, for each image; else None.
+    """
 
     groups: tuple[ParameterGroup, ...]
     buffers: tuple[Tensor, ...]
     rows: tuple[Mapping[str, tuple[int, int]], ...]
+    modulations: tuple[Tensor | None, ...] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -65,25 +77,43 @@ class Emission(Sequence[Weights]):
     def __getitem__(self, index: int) -> Weights:  # type: ignore[override]
         return Weights(self.buffers, self.rows[index])
 
+    def modulations_of(self, index: int) -> dict[str, Tensor]:
+        """Name of a layer's weight -> (n_images, 2, channels), for one architecture; empty where nothing modulates."""
+        return {name: self.modulations[g][row] for name, (g, row) in self.modulated(index).items()}  # type: ignore[index]
+
+    def modulated(self, index: int) -> dict[str, tuple[int, int]]:
+        """Name of a layer's weight -> group and row of its modulations."""
+        if not self.modulations:
+            return {}
+        return {
+            name: (g, row)
+            for name, (g, row) in self.rows[index].items()
+            if self.modulations[g] is not None and not bool(self.groups[g].is_head[row])
+        }
+
 
 class GHN(nn.Module):
-    """Encoder and decoder.
+    """Encoder, conditions and decoder.
 
     Args:
         config: kinds and sizes.
-        generator: seeds the initialisation.
+        seed: of the initialisation.
+
+    Raises:
+        UsageError: for a configuration that makes no hypernetwork.
     """
 
     def __init__(self, config: GHNConfig | None = None, *, seed: int = 0) -> None:
         super().__init__()
         self.config = config = config or GHNConfig()
-        for name, known in ((config.encoder, ENCODERS), (config.decoder, DECODERS)):
-            if name not in known:
-                raise UsageError("The GHN's parts are known by name", value=name, remedy=close_matches(name, known))
+        config.check()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.encoder = ENCODERS[config.encoder](config)
-            self.decoder = DECODERS[config.decoder](config)
+            self.decoder = Decoder(config, DECODERS[config.decoder])
+            self.network = NetworkEmbedding(config.dim) if config.placement == "hierarchical" else None
+            self.conditioner = Conditioner(config) if config.conditions else None
+        self._given = Given()
         self.vocabulary = {name: i for i, name in enumerate(config.vocabulary)}
 
     @property
@@ -96,18 +126,78 @@ class GHN(nn.Module):
         Raises:
             ArchitectureError: for an operation that it does not know, unless its vocabulary is open.
         """
-        return GraphBatch.of(architectures, self.vocabulary, self.device, is_open=self.config.open_vocabulary)
+        config = self.config
+        return GraphBatch.of(
+            architectures, self.vocabulary, self.device, is_open=config.open_vocabulary, n_places=config.n_places
+        )
 
-    def forward(self, batch: GraphBatch) -> Emission:
-        """Emit with gradients; see ``emit`` for use without."""
-        z = self.encoder(batch).flatten(0, 1)
+    def given(
+        self,
+        task: str | Sequence[str] | None = None,
+        support: Support | Sequence[Support] | None = None,
+        images: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> GHN:
+        """This GHN with values for its conditions: it shares its parameters, and emits for these values.
+
+        See ``hypernas.hypernet.conditions.Given`` for the arguments.
+
+        Raises:
+            UsageError: for a value of something that it is not conditioned on.
+        """
+        values = {"task": task, "data": support, "input": images, "noise": noise}
+        for condition, value in values.items():
+            if value is not None and condition not in self.config.conditions:
+                raise UsageError(
+                    "What a GHN is given is what it is conditioned on "
+                    f"({', '.join(self.config.conditions) or 'nothing'})",
+                    value=condition,
+                    remedy=f"Pretrain one with --condition {condition}.",
+                )
+        other = copy.copy(self)
+        other._given = Given(task, support, images, noise)
+        return other
+
+    def embed(self, batch: GraphBatch, given: Given | None = None) -> tuple[Tensor, Tensor | None]:
+        """(B, N, dim) embeddings of nodes and (B, n_classes, dim) of the classes of a support set, where one is given.
+
+        Raises:
+            UsageError: where a condition has no value, or one that it does not know.
+        """
+        z = self.encoder(batch)
+        if self.network is not None:
+            z = self.network(z, batch.mask)
+        return (z, None) if self.conditioner is None else self.conditioner(z, self._given if given is None else given)
+
+    def forward(self, batch: GraphBatch, given: Given | None = None) -> Emission:
+        """Emit with gradients; see ``emit`` for use without.
+
+        Args:
+            given: values of the conditions, in the place of those that ``GHN.given`` has set.
+        """
+        nodes, classes = self.embed(batch, given)
+        z = nodes.flatten(0, 1)
         shared: dict[object, Tensor] = {}
-        buffers = tuple(self.decoder(_embed(z, group), group, shared) for group in batch.groups)
+        buffers = tuple(
+            self.decoder(_embed(z, group), group, shared, _of_owners(classes, group)) for group in batch.groups
+        )
         rows: list[dict[str, tuple[int, int]]] = [{} for _ in range(len(batch.op))]
         for g, group in enumerate(batch.groups):
             for row, (owner, name) in enumerate(zip(group.owner, group.name, strict=True)):
                 rows[owner][name] = (g, row)
-        return Emission(batch.groups, buffers, tuple(rows))
+        return Emission(batch.groups, buffers, tuple(rows), self._modulations(z, batch, given))
+
+    def _modulations(self, z: Tensor, batch: GraphBatch, given: Given | None) -> tuple[Tensor | None, ...]:
+        condition = None if self.conditioner is None else self.conditioner.of_inputs
+        if condition is None:
+            return ()
+        images = condition(self._given if given is None else given)
+        return tuple(
+            condition.modulate(_embed(z, group), images, group.shape[0])
+            if group.role == "weight" and not bool(group.is_head.all())
+            else None
+            for group in batch.groups
+        )
 
     @overload
     def emit(self, target: Sequence[Architecture]) -> Emission: ...
@@ -157,9 +247,10 @@ class GHN(nn.Module):
             raise UsageError("emit takes at least one architecture")
         with torch.inference_mode():
             emission = self(self.batch(architectures))
-            sums = torch.stack([torch.zeros((), device=self.device), *(buffer.sum() for buffer in emission.buffers)])
+            emitted = [*emission.buffers, *(m for m in emission.modulations if m is not None)]
+            sums = torch.stack([torch.zeros((), device=self.device), *(buffer.sum() for buffer in emitted)])
             if not torch.isfinite(sums).all():
-                self._name_non_finite(emission)
+                self._name_non_finite(emission, architectures)
         return emission  # type: ignore[no-any-return]
 
     @torch.inference_mode(False)
@@ -173,8 +264,14 @@ class GHN(nn.Module):
         Raises:
             NonFiniteError: as ``emit``.
         """
+        if "input" in self.config.conditions:
+            raise UsageError(
+                "A GHN conditioned on the input has no weights without images: its networks differ from image to image",
+                remedy="Use hypernas.HyperDNN(ghn, target), or a GHN without --condition input.",
+            )
         batch = self.batch([architecture])
-        z = self.encoder(batch).flatten(0, 1)
+        nodes, classes = self.embed(batch)
+        z = nodes.flatten(0, 1)
         shared: dict[object, Tensor] = {}
         for group in batch.groups:
             embeddings = _embed(z, group)
@@ -182,9 +279,9 @@ class GHN(nn.Module):
             for start in range(0, len(group.name), at_once):
                 rows = slice(start, start + at_once)
                 some = group.rows(start, start + at_once)
-                buffer = self.decoder(embeddings[rows], some, shared)
+                buffer = self.decoder(embeddings[rows], some, shared, _of_owners(classes, some))
                 if not torch.isfinite(buffer.sum()):
-                    self._name_non_finite(Emission((some,), (buffer,), ()))
+                    self._name_non_finite(Emission((some,), (buffer,), ()), [architecture])
                 alone = len(buffer) == 1
                 for row, name in enumerate(some.name):  # no variable keeps a tensor while the next is decoded
                     tensor_format = torch.contiguous_format
@@ -192,15 +289,18 @@ class GHN(nn.Module):
                 del buffer
 
     def start_from(self, other: GHN) -> None:
-        """Take over the other's weights; operations are matched by name, those that it does not know keep their own.
+        """Take over the other's weights; operations and tasks are matched by name, new ones keep their own.
 
         Raises:
             CheckpointError: where the two differ in more than their vocabularies.
         """
-        mine, theirs = (replace(ghn.config, vocabulary=(), open_vocabulary=False) for ghn in (self, other))
+        mine, theirs = (replace(ghn.config, vocabulary=(), open_vocabulary=False, tasks=()) for ghn in (self, other))
         if mine != theirs:
             raise CheckpointError(
-                "A GHN starts from one of the same kind and sizes", value=other.config, remedy="Leave --encoder out."
+                "A GHN starts from one of the same kind and sizes; these differ in "
+                + ", ".join(name for name, value in asdict(mine).items() if value != getattr(theirs, name)),
+                value=other.config,
+                remedy="Leave --encoder, --decoder and the other kinds out.",
             )
         tensors = other.state_dict()
         rows = self.state_dict()[OP_EMBEDDING].clone()
@@ -209,17 +309,39 @@ class GHN(nn.Module):
                 rows[row] = tensors[OP_EMBEDDING][other.vocabulary[name]]
         if self.config.open_vocabulary and other.config.open_vocabulary:
             rows[-1] = tensors[OP_EMBEDDING][-1]
-        self.load_state_dict({**tensors, OP_EMBEDDING: rows})
+        tensors = {**tensors, OP_EMBEDDING: rows}
+        if TASK_EMBEDDING in tensors:
+            rows = self.state_dict()[TASK_EMBEDDING].clone()
+            for i, task in enumerate(self.config.tasks):
+                if task in other.config.tasks:
+                    rows[i] = tensors[TASK_EMBEDDING][other.config.tasks.index(task)]
+            tensors[TASK_EMBEDDING] = rows
+        self.load_state_dict(tensors)
 
-    def _name_non_finite(self, emission: Emission) -> None:
-        for group, buffer in zip(emission.groups, emission.buffers, strict=True):
-            bad = (~torch.isfinite(buffer)).flatten(1).any(dim=1).nonzero().flatten().tolist()
-            if bad:
+    def _name_non_finite(self, emission: Emission, architectures: Sequence[Architecture]) -> None:
+        """Raises NonFiniteError for the first tensor that is not; sums of finite values may overflow."""
+        modulations = emission.modulations or (None,) * len(emission.buffers)
+        for group, *buffers in zip(emission.groups, emission.buffers, modulations, strict=True):
+            bad = torch.zeros(len(group.name), dtype=torch.bool, device=self.device)
+            for buffer in buffers:
+                if buffer is not None:
+                    bad |= (~torch.isfinite(buffer)).flatten(1).any(dim=1)
+            if bad.any():
+                row = int(bad.nonzero()[0])
+                name, owner = group.name[row], group.owner[row]
+                spec = next(spec for spec in architectures[owner].parameters if spec.name == name)
                 raise NonFiniteError(
-                    f"Emitted weights are finite; decoder {self.config.decoder!r} broke at {group.name[bad[0]]!r} "
-                    f"of architecture {group.owner[bad[0]]}, shape {group.shape}",
+                    f"Emitted weights are finite; decoder {self.config.decoder!r} broke at node {spec.consumers[0]!r}: "
+                    f"{spec.role} {name!r} of shape {group.shape}, architecture {owner}",
                     remedy="The GHN's training diverged: use an earlier checkpoint.",
                 )
+
+
+def _of_owners(classes: Tensor | None, group: ParameterGroup) -> Tensor | None:
+    """(n, n_classes, dim), those of the architecture of each parameter, for groups with a classifier."""
+    if classes is None or group.role not in ("weight", "bias") or not bool(group.is_head.any()):
+        return None
+    return classes[torch.tensor(group.owner, device=classes.device)]
 
 
 def _embed(z: Tensor, group: ParameterGroup) -> Tensor:

@@ -32,6 +32,7 @@ N_WAVES = 6
 COUNTED = ("conv", "linear", "batch_norm", "relu", "add", "concat", "max_pool", "average_pool", "multiply")
 N_FEATURES = N_KERNELS + 2 * N_STRIDES + 3 + 9 + 3 * 2 * N_WAVES + 2 * len(COUNTED)
 MAX_SLOT = 7
+LAYERS = ("conv", "linear", "conv_transpose")  # operations that count as a layer
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class ParameterGroup:
         shared: (row, node) pairs of further consumers, where a parameter has several.
         slot: (n,) input slot at the first consumer.
         is_head: (n,) whether a consumer is the output.
+        place: (n,) number of the layer: convolutions and linear maps on the longest path to the first consumer.
     """
 
     shape: Shape
@@ -56,6 +58,7 @@ class ParameterGroup:
     shared: tuple[tuple[int, int], ...]
     slot: Tensor
     is_head: Tensor
+    place: Tensor
 
     def rows(self, start: int, stop: int) -> ParameterGroup:
         """Some of the rows, for the decoder; whose embeddings they have is settled by then, so ``shared`` is empty."""
@@ -68,6 +71,7 @@ class ParameterGroup:
             shared=(),
             slot=self.slot[some],
             is_head=self.is_head[some],
+            place=self.place[some],
         )
 
 
@@ -97,11 +101,13 @@ class GraphBatch:
         device: torch.device | str = "cpu",
         *,
         is_open: bool = False,
+        n_places: int = 16,
     ) -> GraphBatch:
         """Collate architectures.
 
         Args:
             is_open: give operations that are not in the vocabulary the number after its last.
+            n_places: numbers of layers that are told apart; deeper ones have the last.
 
         Raises:
             ArchitectureError: for an operation that is not in the vocabulary, unless it is open.
@@ -130,7 +136,7 @@ class GraphBatch:
             relation[b, :k, :k] = _relations(distance)
             mask[b, :k] = True
         on = torch.device(device)
-        groups = _groups(architectures, size, on)
+        groups = _groups(architectures, size, n_places, on)
         arrays = (op, features, relation, mask)
         ops, facts, relations, masks = (torch.from_numpy(array).to(on) for array in arrays)
         return cls(ops, facts, relations, masks, groups)
@@ -232,12 +238,23 @@ def _waves(values: np.ndarray) -> np.ndarray:
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
 
 
-def _groups(architectures: Sequence[Architecture], size: int, device: torch.device) -> tuple[ParameterGroup, ...]:
-    rows: dict[tuple[str, bool, Shape, int], list[tuple[int, str, int, int, bool]]] = {}
+def _places(flow: Dataflow, n_places: int) -> dict[str, int]:
+    """For each operation the number of its layer, from 0; a norm has that of the layer before it."""
+    layers: dict[str, int] = {}
+    for node, sources in zip(flow.operations, flow.sources, strict=True):
+        layers[node.name] = max((layers[name] for name in sources), default=0) + (node.op in LAYERS)
+    return {name: min(max(0, number - 1), n_places - 1) for name, number in layers.items()}
+
+
+def _groups(
+    architectures: Sequence[Architecture], size: int, n_places: int, device: torch.device
+) -> tuple[ParameterGroup, ...]:
+    rows: dict[tuple[str, bool, Shape, int], list[tuple[int, str, int, int, bool, int]]] = {}
     shared: dict[tuple[str, bool, Shape, int], list[tuple[int, int]]] = {}
     for b, architecture in enumerate(architectures):
         flow = architecture.dataflow
         index = {node.name: b * size + i for i, node in enumerate(flow.operations)}
+        places = _places(flow, n_places)
         for spec in architecture.parameters:
             first = architecture.by_name[spec.consumers[0]]
             depthwise = spec.role == "weight" and first.attributes.get("groups", 1) > 1 and spec.shape[1:2] == (1,)
@@ -246,10 +263,10 @@ def _groups(architectures: Sequence[Architecture], size: int, device: torch.devi
             for other in spec.consumers[1:]:
                 shared.setdefault(key, []).append((len(members), index[other]))
             slot = min(flow.uses[spec.name][0][1], MAX_SLOT)
-            members.append((b, spec.name, index[first.name], slot, spec.is_head))
+            members.append((b, spec.name, index[first.name], slot, spec.is_head, places[first.name]))
     groups = []
     for (role, depthwise, shape, fan_in), members in sorted(rows.items()):
-        owner, names, node, slots, heads = zip(*members, strict=True)
+        owner, names, node, slots, heads, of_layers = zip(*members, strict=True)
         groups.append(
             ParameterGroup(
                 shape,
@@ -262,6 +279,7 @@ def _groups(architectures: Sequence[Architecture], size: int, device: torch.devi
                 tuple(shared.get((role, depthwise, shape, fan_in), ())),
                 torch.tensor(slots, device=device),
                 torch.tensor(heads, device=device),
+                torch.tensor(of_layers, device=device),
             )
         )
     return tuple(groups)

@@ -4,11 +4,15 @@ Each step samples architectures, emits their weights in one pass, runs each on t
 gradients of the losses back through the emission into the GHN (Zhang et al. 2019, equation 5). The networks'
 graphs are freed one by one: their gradients with respect to the emitted weights are all that the GHN needs.
 
+With several data sets (a GHN conditioned on the task, or on a support set) each step belongs to one of them; what else
+is minimised for look-ahead, samples of weights and continual learning is in ``hypernas.hypernet.objectives``.
+
 Everything random in step t is drawn from (seed, t), so that a resumed run repeats an uninterrupted one.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 import time
@@ -22,14 +26,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hypernas.data import Dataset
-from hypernas.data.augmentation import augment
-from hypernas.data.splits import stratified_take
-from hypernas.errors import CheckpointError, NonFiniteError
+from hypernas.errors import CheckpointError, NonFiniteError, UsageError
 from hypernas.graphs.architecture import Architecture
 from hypernas.hypernet.checkpoint import GHNInfo, load_checkpoint, read_info, save_checkpoint
+from hypernas.hypernet.conditions import Given
+from hypernas.hypernet.conditions.input import modulating
 from hypernas.hypernet.config import GHNConfig
 from hypernas.hypernet.ghn import GHN, Emission
 from hypernas.hypernet.graph_batch import GraphBatch
+from hypernas.hypernet.meta_task import Episode, MetaTask, TaskImages
+from hypernas.hypernet.objectives import drift, look_ahead, repulsion
 from hypernas.interrupts import StopRequest
 from hypernas.networks.interpreter import Program, autocast, compile_program
 from hypernas.runtime import WorkerPool
@@ -59,6 +65,11 @@ class MetaSettings:
         learning_rate: peak, of AdamW; warmed up, then a cosine to zero.
         clip: largest norm of the gradient.
         augment: whether the data set's augmentation is applied.
+        inner_steps: steps of SGD from the emitted weights, each on images of its own, after which the loss is taken.
+        inner_rate: of those, see ``objectives.look_ahead``.
+        repulsion: weight of what keeps samples of the weights apart, where they are conditioned on noise.
+        remember: weight of what holds the weights emitted for earlier tasks where they were (continual learning).
+        max_shots: images of a class in a support set, at most; each step draws their number from 1.
         seed: of everything random.
     """
 
@@ -71,6 +82,11 @@ class MetaSettings:
     warmup_steps: int = 50
     clip: float = 1.0
     augment: bool = True
+    inner_steps: int = 0
+    inner_rate: float = 0.02
+    repulsion: float = 0.02
+    remember: float = 0.0
+    max_shots: int = 20
     seed: int = 0
 
 
@@ -122,23 +138,27 @@ def meta_train(
     out: Path | None = None,
     resume: bool = False,
     start: tuple[GHN, GHNInfo] | None = None,
+    more: Sequence[MetaTask] = (),
     n_workers: int | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
     stop: StopRequest | None = None,
 ) -> tuple[GHN, GHNInfo]:
-    """Meta-train a GHN on a space and a data set.
+    """Meta-train a GHN on a space and a data set, or several.
 
     Args:
-        scale: of the networks; images are average-pooled to its size.
+        scale: of the networks; images are average-pooled to its size. Of a GHN conditioned on data, ``n_classes`` is
+            how many classes an episode has.
         out: checkpoint, written every half minute, at an interruption and at the end.
         resume: go on from ``out``.
         start: begin from its weights, wherever the two configurations agree; operations are matched by name.
+        more: further data sets, for a GHN conditioned on the task or on data.
         report: called after every step.
 
     Returns:
         The GHN in evaluation mode and its description.
 
     Raises:
+        UsageError: for settings that do not go with the configuration.
         NonFiniteError: where a loss is NaN or infinite; names the step and the architectures.
         KeyboardInterrupt: where ``stop`` was requested; the last checkpoint is kept.
     """
@@ -146,7 +166,7 @@ def meta_train(
     if resume:
         assert out is not None
         settings = MetaSettings(**read_info(out).settings)  # the interrupted run's: they decide what it would have done
-    trainer = _Trainer(space, dataset, scale, settings, config or GHNConfig(), device)
+    trainer = _Trainer(space, dataset, scale, settings, config or GHNConfig(), device, more)
     if resume and out is not None:
         trainer.restore(out)
     elif start is not None:
@@ -181,32 +201,41 @@ class _Trainer:
         settings: MetaSettings,
         config: GHNConfig,
         device: torch.device,
+        more: Sequence[MetaTask] = (),
     ) -> None:
+        _check_tasks(config, settings, (MetaTask(dataset, scale), *more))
         self.space, self.dataset, self.scale, self.settings, self.device = space, dataset, scale, settings, device
         self.ghn = GHN(config, seed=settings.seed).to(device).train()
-        side = min(dataset.input_shape[1:])  # images are never enlarged
-        self.scales = [(share, used) for share, used in space.meta_scales(scale) if used.input_shape[1] <= side]
+        self.tasks = [
+            TaskImages(
+                task,
+                space.meta_scales(task.scale),
+                device,
+                n_val=N_VAL_IMAGES,
+                episodes="data" in config.conditions,
+                max_shots=settings.max_shots,
+            )
+            for task in (MetaTask(dataset, scale), *more)
+        ]
         self.optimizer = torch.optim.AdamW(
             self.ghn.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, betas=(0.9, 0.98)
         )
-        resolution = scale.input_shape[1]
-        self.train_images = {}
-        for size in {used.input_shape[1] for _, used in self.scales}:
-            self.train_images[size], self.train_labels = dataset.images("train", resolution=size, device=device)
-        images, labels = dataset.images("val", resolution=resolution, device=device)
-        # of every class: files in class folders come class by class
-        some = torch.from_numpy(stratified_take(dataset.val.labels.numpy(), min(N_VAL_IMAGES, len(labels)))[0])
-        self.val = images[some.to(device)], labels[some.to(device)]
-        self.val_architectures = sample_architectures(
-            space, scale, N_VAL_ARCHITECTURES, random.Random(f"val {settings.seed}"), held_out=True
-        )
+        self.val_architectures = [
+            sample_architectures(
+                space, task.scale, N_VAL_ARCHITECTURES, random.Random(f"val {settings.seed}"), held_out=True
+            )
+            for task in self.tasks
+        ]
+        self.of_tasks: dict[str, dict[str, float]] = {}
+        self.earlier: list[Mapping[str, Any]] = []  # tasks of the GHN that it started from
+        self.before: GHN | None = None  # that GHN, where its tasks are to be remembered
         self.step = 0
         self.whole = True  # False amid an update, when a second Ctrl-C must not save what is there
         self.seconds = 0.0
         self.loss = self.val_loss = self.val_accuracy = math.nan
         self.curve: list[list[float]] = []
         self.start: Mapping[str, Any] | None = None  # see GHNInfo
-        of_classifiers = set(self.ghn.decoder.of_classifiers())  # type: ignore[operator]  # of every decoder
+        of_classifiers = set(self.ghn.decoder.of_classifiers())
         self.others = [parameter for parameter in self.ghn.parameters() if parameter not in of_classifiers]
 
     # --- one step ---
@@ -227,29 +256,50 @@ class _Trainer:
         start = time.monotonic()
         settings = self.settings
         rng = random.Random(f"{settings.seed}/{self.step}")
-        scale = self._scale(rng)
+        task = self.tasks[0] if len(self.tasks) == 1 else rng.choice(self.tasks)
+        scale = task.draw_scale(rng)
         architectures = sample_architectures(self.space, scale, settings.meta_batch, rng, held_out=False)
-        x, y = self._images(scale.input_shape[1])
-        emission: Emission = self.ghn(self._hide(self.ghn.batch(architectures), rng))
+        episode = self._images(task, scale.input_shape[1])
+        inner = [self._images(task, scale.input_shape[1], i + 1) for i in range(settings.inner_steps)]
+        batch = self._hide(self.ghn.batch(architectures), rng)
+        given = self._given(task, episode, len(architectures))
+        emission: Emission = self.ghn(batch, given)
         # numbers only: the networks' own autograd graphs end at these leaves
         detached = [buffer.detach() for buffer in emission.buffers]
+        modulations = [None if m is None else m.detach() for m in emission.modulations]
 
-        def gradients(index: int) -> tuple[float, list[Tensor | None]]:
+        def gradients(index: int) -> tuple[float, list[Tensor | None], list[Tensor | None]]:
             program = compile_program(architectures[index])
-            rows = [emission.rows[index][name] for name in program.parameter_names]
-            leaves = [detached[group][row].requires_grad_() for group, row in rows]
-            with autocast(self.device):
-                loss = F.cross_entropy(program.run(x, leaves), y)
-                # a network far worse than a guess says little, and must not drown the others of its step
-                cap = 2 * math.log(scale.n_classes)
-                loss = torch.where(loss <= cap, loss, cap * (1 + torch.log(loss / cap)))
-            return loss.item(), list(torch.autograd.grad(loss, leaves, allow_unused=True))
+            names = program.parameter_names
+            leaves = [detached[group][row].requires_grad_() for group, row in map(emission.rows[index].get, names)]  # type: ignore[misc]
+            of_images = {
+                name: modulations[group][row].requires_grad_()  # type: ignore[index]
+                for name, (group, row) in emission.modulated(index).items()
+            }
+            call = modulating(program, of_images, shapes=architectures[index].shapes) if of_images else None
+
+            def loss_on(images: Episode, weights: Sequence[Tensor]) -> Tensor:
+                with autocast(self.device):
+                    return F.cross_entropy(program.run(images.x, weights, call=call), images.y)
+
+            weights = leaves
+            if inner:
+                steps = [lambda weights, one=one: loss_on(one, weights) for one in inner]
+                weights = look_ahead(leaves, steps, settings.inner_rate)
+            loss = loss_on(episode, weights)
+            # a network far worse than a guess says little, and must not drown the others of its step
+            cap = 2 * math.log(scale.n_classes)
+            loss = torch.where(loss <= cap, loss, cap * (1 + torch.log(loss / cap)))
+            wanted = [*weights, *of_images.values()]
+            found: list[Tensor | None] = list(torch.autograd.grad(loss, wanted, allow_unused=True))
+            return loss.item(), found[: len(weights)], found[len(weights) :]
 
         results = pool.map(gradients, range(len(architectures)))
-        losses = [loss for loss, _ in results]
+        losses = [loss for loss, _, _ in results]
         self._check(losses, architectures)
         self.whole = False
-        self._update(emission, [grads for _, grads in results], architectures)
+        others = self._other_objectives(rng, batch, given, emission, len(architectures))
+        self._update(emission, [found[1:] for found in results], architectures, others)
         self.step += 1
         self.whole = True
         self.loss = sum(losses) / len(losses) if math.isnan(self.loss) else 0.95 * self.loss + 0.05 * _mean(losses)
@@ -257,10 +307,38 @@ class _Trainer:
             self.validate(pool)
         self.seconds += time.monotonic() - start
 
-    def _scale(self, rng: random.Random) -> Scale:
-        if len(self.scales) == 1:
-            return self.scales[0][1]
-        return rng.choices([scale for _, scale in self.scales], [share for share, _ in self.scales])[0]
+    def _given(self, task: TaskImages, episode: Episode, n: int, sample: int = 0) -> Given:
+        """What the conditions of this step are given; another ``sample`` has other noise."""
+        conditions = self.ghn.config.conditions
+        noise = None
+        if "noise" in conditions:
+            seed = _hashed(self.settings.seed, self.step, 1_000 + sample)
+            noise = torch.randn(n, self.ghn.config.noise_dim, generator=torch.Generator().manual_seed(seed))
+        return Given(
+            task=task.dataset.name if "task" in conditions else None,
+            support=episode.support,
+            images=episode.x if "input" in conditions else None,
+            noise=noise,
+        )
+
+    def _other_objectives(
+        self, rng: random.Random, batch: GraphBatch, given: Given, emission: Emission, n: int
+    ) -> list[Tensor]:
+        """Further terms of the loss, functions of what is emitted alone."""
+        terms = []
+        if "noise" in self.ghn.config.conditions and self.settings.repulsion:
+            seed = _hashed(self.settings.seed, self.step, 1_001)
+            noise = torch.randn(n, self.ghn.config.noise_dim, generator=torch.Generator().manual_seed(seed))
+            terms.append(self.settings.repulsion * repulsion(emission, self.ghn(batch, replace(given, noise=noise))))
+        if self.before is not None:
+            task = rng.choice(self.earlier)
+            architectures = sample_architectures(self.space, Scale.from_json(task["scale"]), n, rng, held_out=False)
+            of_task = replace(given, task=task["data"], noise=None)
+            with torch.no_grad():
+                before = self.before(self.before.batch(architectures), of_task)
+            now = self.ghn(self.ghn.batch(architectures), of_task)
+            terms.append(self.settings.remember * drift(now, before))
+        return terms
 
     def _hide(self, batch: GraphBatch, rng: random.Random) -> GraphBatch:
         """Give some operations the embedding of unknown ones, so that it comes to mean something."""
@@ -270,14 +348,10 @@ class _Trainer:
         hidden = (torch.rand(batch.op.shape, generator=generator) < HIDDEN).to(self.device)
         return replace(batch, op=batch.op.masked_fill(hidden, len(self.ghn.vocabulary)))
 
-    def _images(self, resolution: int) -> tuple[Tensor, Tensor]:
-        generator = torch.Generator().manual_seed(hash((self.settings.seed, self.step)) & 0x7FFF_FFFF)
-        rows = torch.randint(len(self.train_labels), (self.settings.n_images,), generator=generator).to(self.device)
-        x = self.train_images[resolution][rows]
-        if self.settings.augment:
-            policy = self.dataset.augmentation.at_resolution(x.shape[2], self.dataset.input_shape[1])
-            x = augment(x, policy, generator)
-        return x.contiguous(memory_format=torch.channels_last), self.train_labels[rows]
+    def _images(self, task: TaskImages, resolution: int, inner: int = 0) -> Episode:
+        """The images of this step, or of one of its inner steps."""
+        of_step = (self.settings.seed, self.step) if inner == 0 else (self.settings.seed, self.step, inner)
+        return task.batch(resolution, self.settings.n_images, _hashed(*of_step), augmented=self.settings.augment)
 
     def _check(self, losses: Sequence[float], architectures: Sequence[Architecture]) -> None:
         bad = [a.digest[:12] for a, loss in zip(architectures, losses, strict=True) if not math.isfinite(loss)]
@@ -289,18 +363,29 @@ class _Trainer:
             )
 
     def _update(
-        self, emission: Emission, gradients: Sequence[Sequence[Tensor | None]], architectures: Sequence[Architecture]
+        self,
+        emission: Emission,
+        gradients: Sequence[tuple[Sequence[Tensor | None], Sequence[Tensor | None]]],
+        architectures: Sequence[Architecture],
+        others: Sequence[Tensor],
     ) -> None:
-        """One optimiser step from the gradients with respect to every emitted tensor."""
+        """One optimiser step from the gradients with respect to every emitted tensor, and the other objectives."""
         of_buffers = [torch.zeros_like(buffer) for buffer in emission.buffers]
-        for index, (architecture, grads) in enumerate(zip(architectures, gradients, strict=True)):
+        of_modulations = [None if m is None else torch.zeros_like(m) for m in emission.modulations]
+        for index, (architecture, (grads, of_images)) in enumerate(zip(architectures, gradients, strict=True)):
             for spec, grad in zip(architecture.parameters, grads, strict=True):
                 if grad is not None:
                     group, row = emission.rows[index][spec.name]
                     of_buffers[group][row] = grad / len(architectures)
+            for (group, row), grad in zip(emission.modulated(index).values(), of_images, strict=True):
+                if grad is not None:
+                    of_modulations[group][row] = grad / len(architectures)  # type: ignore[index]
         self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(list(emission.buffers), of_buffers)
-        if self.start and self.start["data"] != self.dataset.name and self.fraction < CLASSIFIER_FIRST:
+        outputs = [*emission.buffers, *(m for m in emission.modulations if m is not None), *others]
+        flows = [*of_buffers, *(m for m in of_modulations if m is not None), *(torch.ones_like(o) for o in others)]
+        torch.autograd.backward(outputs, flows)
+        adapts = self.start is not None and self.start["data"] != self.dataset.name and not self.ghn.config.conditions
+        if adapts and self.fraction < CLASSIFIER_FIRST:
             for parameter in self.others:
                 parameter.grad = None
         norm = torch.nn.utils.clip_grad_norm_(self.ghn.parameters(), self.settings.clip)
@@ -319,19 +404,36 @@ class _Trainer:
     # --- validation, on images and architectures that are never trained on ---
 
     def validate(self, pool: WorkerPool) -> None:
+        found = [
+            self._validate(task, made, pool) for task, made in zip(self.tasks, self.val_architectures, strict=True)
+        ]
+        self.val_loss, self.val_accuracy = (_mean([one[k] for one in found]) for k in range(2))
+        if len(self.tasks) > 1:
+            self.of_tasks = {
+                task.dataset.name: {"val_loss": loss, "val_accuracy": accuracy}
+                for task, (loss, accuracy) in zip(self.tasks, found, strict=True)
+            }
+        self.curve.append([self.step, self.loss, self.val_loss, self.val_accuracy])
+
+    def _validate(
+        self, task: TaskImages, architectures: Sequence[Architecture], pool: WorkerPool
+    ) -> tuple[float, float]:
+        """Mean loss and accuracy of emitted weights on the task's val images; noise at its centre."""
+        x, y = task.val.x, task.val.y
+        given = replace(self._given(task, task.val, len(architectures)), noise=None)
         with torch.inference_mode():
-            emission: Emission = self.ghn(self.ghn.batch(self.val_architectures))
-        x, y = self.val
+            emission: Emission = self.ghn(self.ghn.batch(architectures), given)
 
         def evaluate(index: int) -> tuple[float, float]:
-            program: Program = compile_program(self.val_architectures[index])
+            program: Program = compile_program(architectures[index])
+            of_images = emission.modulations_of(index)
+            call = modulating(program, of_images, shapes=architectures[index].shapes) if of_images else None
             with torch.inference_mode(), autocast(self.device):
-                logits = program.run(x, emission[index]).float()
+                logits = program.run(x, emission[index], call=call).float()
                 return F.cross_entropy(logits, y).item(), (logits.argmax(1) == y).float().mean().item() * 100
 
-        results = pool.map(evaluate, range(len(self.val_architectures)))
-        self.val_loss, self.val_accuracy = (_mean([r[k] for r in results]) for k in range(2))
-        self.curve.append([self.step, self.loss, self.val_loss, self.val_accuracy])
+        results = pool.map(evaluate, range(len(architectures)))
+        return _mean([loss for loss, _ in results]), _mean([accuracy for _, accuracy in results])
 
     # --- reports and checkpoints ---
 
@@ -360,19 +462,44 @@ class _Trainer:
                 "val_loss": _number(self.val_loss),
                 "val_accuracy": _number(self.val_accuracy),
                 "curve": [[_number(value) for value in row] for row in self.curve],
+                **({"tasks": self.of_tasks} if self.of_tasks else {}),
             },
+            tasks=self._all_tasks(),
             settings=asdict(self.settings),
             start=self.start,
             version=__version__,
         )
 
+    def _all_tasks(self) -> tuple[Mapping[str, Any], ...]:
+        """Those of this run and, where tasks are told apart by name, those of the GHN that it started from."""
+        if len(self.tasks) == 1 and "task" not in self.ghn.config.conditions:
+            return ()
+        mine = [
+            {"data": t.dataset.name, "fingerprint": t.dataset.fingerprint, "scale": t.scale.to_json()}
+            for t in self.tasks
+        ]
+        return (*self.earlier, *mine)
+
     def start_from(self, ghn: GHN, info: GHNInfo) -> None:
         self.ghn.start_from(ghn)
+        current = {task.dataset.name for task in self.tasks}
+        if "task" in self.ghn.config.conditions:
+            self.earlier = [task for task in info.tasks if task["data"] not in current]
+        if self.settings.remember:
+            if not self.earlier:
+                raise UsageError(
+                    "What is remembered are the tasks of the GHN that meta-training starts from, other than this one's",
+                    value=[task["data"] for task in info.tasks],
+                    remedy="Start from a GHN of other tasks (--from), or leave --remember out.",
+                )
+            self.before = copy.deepcopy(self.ghn).eval()
         steps, seconds = info.total_architecture_steps, info.total_seconds
         self.start = {"data": info.data, "name": info.name, "architecture_steps": steps, "seconds": seconds}
 
     def save(self, out: Path, *, finished: bool = False) -> None:
         extra = {} if finished else _optimizer_tensors(self.ghn, self.optimizer)
+        if self.before is not None and not finished:
+            extra |= {f"before.{name}": tensor for name, tensor in self.before.state_dict().items()}
         save_checkpoint(out, self.ghn, self.info(finished=finished), extra)
 
     def restore(self, path: Path) -> None:
@@ -392,12 +519,51 @@ class _Trainer:
                 remedy="Start a new one with another --out.",
             )
         self.ghn.load_state_dict(ghn.state_dict())
+        names = {task.dataset.name for task in self.tasks}
+        self.earlier = [task for task in info.tasks if task["data"] not in names]
+        if self.settings.remember and self.earlier:
+            self.before = copy.deepcopy(self.ghn).eval()
+            kept = {name: tensor for name, tensor in extra.items() if name.startswith("before.")}
+            self.before.load_state_dict({name.removeprefix("before."): tensor for name, tensor in kept.items()})
         self.step, self.seconds, self.start = info.steps, info.seconds, info.start
         self.curve = [[_float(value) for value in row] for row in info.figures["curve"]]
         self.loss, self.val_loss, self.val_accuracy = (
             _float(info.figures[key]) for key in ("train_loss", "val_loss", "val_accuracy")
         )
         _load_optimizer(self.ghn, self.optimizer, extra)
+
+
+def _hashed(*numbers: int) -> int:
+    return hash(numbers) & 0x7FFF_FFFF  # of whole numbers: the same in every process
+
+
+def _check_tasks(config: GHNConfig, settings: MetaSettings, tasks: Sequence[MetaTask]) -> None:
+    """Raises UsageError where data sets, settings and conditions do not go together."""
+    names = [task.dataset.name for task in tasks]
+    if len(set(names)) < len(names):
+        raise UsageError("Each data set is named once", value=names)
+    if len(tasks) > 1 and not {"task", "data"} & set(config.conditions):
+        raise UsageError(
+            "Several data sets need a GHN that is told which one it emits for",
+            value=names,
+            remedy="Add --condition task (known by name) or --condition data (known by a support set).",
+        )
+    unknown = [name for name in names if name not in config.tasks] if "task" in config.conditions else []
+    if unknown:
+        raise UsageError(f"The GHN knows the tasks {', '.join(config.tasks)}", value=unknown[0])
+    if settings.remember and "task" not in config.conditions:
+        raise UsageError(
+            "Only a GHN that tells tasks apart can hold what it emits for earlier ones",
+            value=f"--remember {settings.remember}",
+            remedy="Pretrain from the first task on with --condition task.",
+        )
+    if settings.inner_steps and "input" in config.conditions:
+        raise UsageError(
+            "Look-ahead takes inner steps on other images than those that a network conditioned on the input was "
+            "emitted for",
+            value=f"--inner-steps {settings.inner_steps}",
+            remedy="Leave one of the two out.",
+        )
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -13,6 +14,7 @@ from filelock import FileLock, Timeout
 from hypernas.data import Dataset
 from hypernas.errors import StoreError
 from hypernas.graphs.primitives import PRIMITIVES
+from hypernas.hypernet.binding import bind
 from hypernas.hypernet.checkpoint import GHNInfo, load_checkpoint
 from hypernas.hypernet.config import GHNConfig
 from hypernas.hypernet.finding import FoundGHN, cache_path, find_ghn
@@ -33,20 +35,18 @@ def default_steps(dataset: Dataset) -> int:
     return DIGITS_STEPS if len(dataset.train.labels) <= 5_000 else OTHER_STEPS
 
 
-def default_config(
-    space: SearchSpace, scale: Scale, encoder: str | None = None, base: GHNInfo | None = None
-) -> GHNConfig:
+def default_config(space: SearchSpace, scale: Scale, base: GHNInfo | None = None, **kinds: Any) -> GHNConfig:
     """The configuration of a new GHN.
 
     That of a general space has the operations that the space uses, and one embedding for all others.
 
     Args:
-        encoder: None for the base's.
         base: a GHN to start from, whose sizes are kept, and whose operations are, where it is of this space; None for
             the defaults.
+        kinds: fields of the configuration; None for the base's.
     """
     config = base.config if base else GHNConfig()
-    config = replace(config, encoder=encoder or config.encoder)
+    config = replace(config, **{name: kind for name, kind in kinds.items() if kind is not None})
     if base is not None and (base.space, base.space_version) == (space.name, space.version):
         return config
     if not space.is_general:
@@ -112,7 +112,7 @@ def obtain_ghn(
             ) from None
     ghn, info, _ = load_checkpoint(found.path, device)
     say(_describe(found))
-    return ghn, info, found.path, False
+    return bind(ghn, dataset, scale.input_shape[1]), info, found.path, False
 
 
 def _describe(found: FoundGHN) -> str:

@@ -21,6 +21,7 @@ from hypernas.data import Dataset
 from hypernas.engine.options import check_size
 from hypernas.errors import CheckpointError
 from hypernas.graphs.architecture import Architecture
+from hypernas.hypernet.binding import bind
 from hypernas.hypernet.checkpoint import load_checkpoint
 from hypernas.hypernet.config import GHNConfig
 from hypernas.hypernet.finding import find_ghn, ghn_folder, shipped_folder
@@ -213,6 +214,7 @@ def obtain_ranker(
         )
     ghn, info, _ = load_checkpoint(found.path, device)
     say(f"GHN {info.name} ({found.origin}).")
+    ghn = bind(ghn, dataset, scale.input_shape[1])
     return make_ranker(space, dataset, ghn, info.name, scale, device, say=say, stop=stop, signals=chosen)
 
 

@@ -1,0 +1,56 @@
+"""Condition ``data``: weights that depend on a small support set, so that unseen classes need no training.
+
+An embedding of each image, their mean for the data set, their means for the classes (Snell et al. 2017, *Prototypical
+Networks*); the classifier's rows are emitted from the classes' embeddings, so that an order of the classes that nobody
+has seen is no matter (as HyperTransformer, Zhmoginov et al. 2022, emits a classifier from embeddings of the samples).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from hypernas.errors import UsageError
+from hypernas.hypernet.conditions.given import Given, Support
+from hypernas.hypernet.conditions.image_encoder import ImageEncoder, class_means
+from hypernas.hypernet.config import GHNConfig
+
+__all__ = ["DataCondition"]
+
+
+class DataCondition(nn.Module):
+    """Support sets -> (n, dim); ``classes`` gives (n, n_classes, dim) as well."""
+
+    def __init__(self, config: GHNConfig) -> None:
+        super().__init__()
+        self.images = ImageEncoder(config.dim)
+        self.of_class = nn.Sequential(nn.Linear(config.dim, config.dim), nn.LayerNorm(config.dim))
+
+    def forward(self, given: Given, n: int) -> Tensor:
+        return self.both(given, n)[0]
+
+    def both(self, given: Given, n: int) -> tuple[Tensor, Tensor]:
+        """(n, dim) for the data sets, (n, n_classes, dim) for their classes."""
+        if given.support is None:
+            raise UsageError(
+                "This GHN is conditioned on a support set, and is given one",
+                remedy="ghn.given(support=support_of(images, labels, k)).",
+            )
+        one = isinstance(given.support, Support)
+        sets: list[Support] = [given.support] if one else list(given.support)  # type: ignore[list-item,arg-type]
+        if not one and len(sets) != n:
+            raise UsageError("There is one support set for all architectures, or one for each", value=(len(sets), n))
+        if len({support.n_classes for support in sets}) > 1:
+            raise UsageError(
+                "Support sets of one batch have as many classes", value=sorted({s.n_classes for s in sets})
+            )
+        wholes, prototypes = zip(*(self._embed(support) for support in sets), strict=True)
+        repeats = n if one else 1
+        return torch.stack(wholes).repeat(repeats, 1), torch.stack(prototypes).repeat(repeats, 1, 1)
+
+    def _embed(self, support: Support) -> tuple[Tensor, Tensor]:
+        on = self.images.out.weight.device
+        means = class_means(self.images(support.images.to(on)), support.labels.to(on), support.n_classes)
+        whole = means.mean(0)
+        # classes differ from each other by little of what all images share
+        return whole, self.of_class(means - whole)
