@@ -2,7 +2,8 @@
 
 Checkpoints of NAS-Bench-201 on CIFAR-10 (as scripts/family_ablation.py keeps them: NAME-SEED.safetensors), each
 meta-trained at one scale. Val accuracy and val loss of emitted weights on held-out cells, the same for every checkpoint
-and size; one size differs from the scale of meta-training at a time.
+and size; one size differs from the scale of meta-training at a time. Intervals are over seeds where a GHN has several,
+over architectures where it has one.
 
     python scripts/measure_dynamic.py CKPT/decoder-*.safetensors --data-dir D --out dynamic.jsonl --plot dynamic.png
     python scripts/measure_dynamic.py --out dynamic.jsonl --table
@@ -55,6 +56,9 @@ def measure(path: Path, asked: dict[str, list[int]], store: Store, args: Any) ->
     if args.seeds and seed not in args.seeds:
         return
     ghn, info, _ = load_checkpoint(path)
+    if not info.finished:
+        print(f"{path.name}: its meta-training has not ended; left out", flush=True)
+        return
     dataset = load_dataset(info.data, args.data_dir)
     for axis, sizes in asked.items():
         for size in sorted({*sizes, trained_size(info.scale, axis)}):
@@ -63,10 +67,11 @@ def measure(path: Path, asked: dict[str, list[int]], store: Store, args: Any) ->
             def run(scale: Scale = scale) -> dict[str, Any]:
                 bound = bind(ghn.eval(), dataset, scale.input_shape[1])
                 accuracy, loss = accuracy_and_loss(bound, dataset, scale, cells(scale, args), args.images)
-                return {"accuracy": accuracy, "loss": loss, "n_images": args.images, "trained": info.scale.to_json()}
+                return {"accuracy": accuracy, "loss": loss, "trained": info.scale.to_json()}
 
             # in the store by its scale: not once an axis
-            store.once(run, member=member, seed=seed, scale=scale.name, n=args.architectures)
+            key = {"member": member, "seed": seed, "architecture_steps": info.architecture_steps, "scale": scale.name}
+            store.once(run, **key, n=args.architectures, images=args.images)
 
 
 built: dict[Scale, list[Architecture]] = {}
@@ -85,26 +90,33 @@ def line(rows: Sequence[dict[str, Any]], what: str, form: str) -> str:
     return interval(rows[0][what] if len(rows) == 1 else [float(np.mean(row[what])) for row in rows], form)
 
 
+def label(row: dict[str, Any]) -> str:
+    return f"{row['member']} ({row['architecture_steps']:,})"
+
+
 def found_of(store: Store, axis: str, size: int, args: Any) -> dict[str, list[dict[str, Any]]]:
-    """Member -> the rows of its seeds."""
+    """Member -> the rows of its seeds; a GHN that was meta-trained longer is another."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for row in store.find(n=args.architectures):
+    for row in store.find(n=args.architectures, images=args.images):
         if resized(Scale.from_json(row["trained"]), axis, size).name == row["scale"]:
-            found.setdefault(row["member"], []).append(row)
+            found.setdefault(label(row), []).append(row)
     return found
 
 
 def tables(store: Store, asked: dict[str, list[int]], args: Any) -> str:
     texts = []
-    members = sorted({row["member"] for row in store.rows})
-    n_seeds = {m: len({row["seed"] for row in store.find(member=m)}) for m in members}
+    members = sorted({label(row) for row in store.rows})
+    n_seeds = {m: len({row["seed"] for row in store.rows if label(row) == m}) for m in members}
     for axis, sizes in asked.items():
         by_size = {size: found_of(store, axis, size, args) for size in sizes}
         for what, unit, form in (("accuracy", "val accuracy, %", ".1f"), ("loss", "val loss, nats", ".2f")):
             rows = [
                 [m, str(n_seeds[m]), *(line(by_size[size].get(m, []), what, form) for size in sizes)] for m in members
             ]
-            texts += [f"{unit}, by {AXES[axis]}", markdown(["GHN", "seeds", *map(str, sizes)], rows)]
+            texts += [
+                f"{unit}, by {AXES[axis]}",
+                markdown(["GHN (architecture-steps)", "seeds", *map(str, sizes)], rows),
+            ]
     return "\n\n".join(texts)
 
 
@@ -116,7 +128,7 @@ def plot(store: Store, asked: dict[str, list[int]], path: Path, args: Any) -> No
 
     figure, axes = plt.subplots(1, len(asked), figsize=(5 * len(asked), 4), sharey=True, squeeze=False)
     for ax, (axis, sizes) in zip(axes[0], asked.items(), strict=True):
-        for member in sorted({row["member"] for row in store.rows}):
+        for member in sorted({label(row) for row in store.rows}):
             found = {size: found_of(store, axis, size, args).get(member, []) for size in sizes}
             means = {size: np.mean([np.mean(row["accuracy"]) for row in rows]) for size, rows in found.items() if rows}
             ax.plot(list(means), list(means.values()), marker="o", label=member)

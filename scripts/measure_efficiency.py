@@ -2,7 +2,8 @@
 
 Parameters: of all cells of NAS-Bench-201, counted, and of samples of spaces that cannot be listed, at scoring scale and
 at full scale. Accuracy: GHNs of several sizes with the same meta-training, by val accuracy of emitted weights on
-held-out cells of NAS-Bench-201 at its scoring scale.
+held-out cells of NAS-Bench-201 at its scoring scale. The learning rate, too, is the same for all sizes: --learning-rate
+runs them with another.
 
     python scripts/measure_efficiency.py --data-dir D --out efficiency.jsonl
     python scripts/measure_efficiency.py --out efficiency.jsonl --table
@@ -10,7 +11,6 @@ held-out cells of NAS-Bench-201 at its scoring scale.
 
 from __future__ import annotations
 
-import math
 import random
 from argparse import Namespace
 from typing import Any
@@ -98,14 +98,8 @@ pools: dict[int, Pool] = {}
 
 def key_of(args: Namespace, data: str) -> dict[str, Any]:
     """What tells runs of the second part apart, besides size and seed."""
-    return {
-        "part": "size",
-        "data": data,
-        "steps": args.steps,
-        "meta_batch": args.meta_batch,
-        "train_images": args.train_images,
-        "learning_rate": args.learning_rate,
-    }
+    names = ("steps", "meta_batch", "train_images", "learning_rate", "architectures", "images")
+    return {"part": "size", "data": data, **{name: getattr(args, name) for name in names}}
 
 
 def tables(store: Store, args: Namespace) -> str:
@@ -122,9 +116,9 @@ def tables(store: Store, args: Namespace) -> str:
                     f"{len(counts):,} ({'all' if is_all else 'a sample'})",
                     f"{counts.mean():,.0f}" if is_all else interval(counts.tolist(), ",.0f"),
                     f"{counts.min():,} to {counts.max():,}",
-                    f"{counts.sum() / 1e6:,.1f}",
-                    f"{counts.sum() / size:,.0f}",
-                    f"{math.ceil(size / counts.mean()):,}",
+                    f"{counts.sum() / 1e6:,.1f}" if is_all else "",
+                    f"{counts.sum() / size:,.0f}" if is_all else "",
+                    f"{size / counts.mean():.1f}",
                 ]
             )
             if is_all:
@@ -132,8 +126,8 @@ def tables(store: Store, args: Namespace) -> str:
                 which = f"{row['n_decisions']:,} (all, with repeats)"
                 sums = f"{total / row['n_decisions']:,.0f}", "", f"{total / 1e6:,.1f}", f"{total / size:,.0f}", ""
                 lines.append([row["space"], scale, which, *sums])
-    head = ["space", "scale", "networks", "parameters, mean", "range", "in all, millions"]
-    counted = markdown([*head, f"over the GHN's {size:,}", "networks that weigh as much as the GHN"], lines)
+    head = ["space", "scale", "networks", "parameters of one, mean", "range", "in all, millions"]
+    counted = markdown([*head, f"in all over the GHN's {size:,}", "networks that weigh as much as the GHN"], lines)
     lines = []
     for data in args.data:
         for eighths in args.sizes:

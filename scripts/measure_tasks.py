@@ -29,6 +29,7 @@ from hypernas.runtime import keep_freed_memory
 from search_spaces.nasbench201 import NasBench201
 
 TASKS = ("digits", "fashion_mnist", "cifar10")
+KEY = ("meta_batch", "train_images", "learning_rate", "architectures", "images")  # options that change results
 
 
 class Study:
@@ -163,7 +164,7 @@ def tables(store: Store, args: Namespace) -> str:
 
 def key_of(args: Namespace) -> dict[str, Any]:
     """What tells these runs apart from others, besides part, steps and seed."""
-    return {name: getattr(args, name) for name in ("meta_batch", "train_images", "learning_rate")}
+    return {name: getattr(args, name) for name in KEY}
 
 
 def run(study: Study, store: Store, args: Namespace) -> None:
@@ -179,7 +180,7 @@ def run(study: Study, store: Store, args: Namespace) -> None:
 
 def main() -> None:
     parser = arguments(__doc__, seeds=(0, 1, 2), steps=200)
-    parser.add_argument("--betas", nargs="+", type=float, default=[0.0, 1.0])
+    parser.add_argument("--betas", nargs="+", type=float, default=[0.0, 10.0])
     parser.add_argument("--parts", nargs="+", choices=["one", "each", "sequence"], default=["one", "each", "sequence"])
     parser.add_argument("--meta-batch", type=int, default=4)
     parser.add_argument("--train-images", type=int, default=64)

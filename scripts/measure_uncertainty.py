@@ -22,6 +22,7 @@ Each line of the results is one run, in a process of its own; what is there alre
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import random
@@ -38,10 +39,9 @@ import torch
 import torch.nn.functional as F
 from family_ablation import CPU, Pool, cells, read
 from scipy.stats import norm, rankdata, t
-from search_spaces.nasbench201 import NasBench201
 from torch import Tensor
 
-from hypernas.data import Dataset, augment, load_dataset
+from hypernas.data import Augmentation, Dataset, augment, load_dataset
 from hypernas.graphs.architecture import Architecture
 from hypernas.hypernet.config import GHNConfig
 from hypernas.hypernet.ghn import GHN
@@ -53,6 +53,7 @@ from hypernas.ranking.scoring import Scorer
 from hypernas.ranking.statistics import bootstrap, estimate, kendall_tau, paired_tau_difference
 from hypernas.runtime import WorkerPool, keep_freed_memory
 from hypernas.spaces.space import Scale
+from search_spaces.nasbench201 import NasBench201
 
 OTHER = {"cifar10": "fashion_mnist", "digits": "fashion_mnist"}  # data that a network has not seen
 N_VAL, N_BINS, BATCH, N_HALVINGS = 1_000, 15, 64, 200
@@ -113,17 +114,21 @@ class Judge:
         known, other = (torch.stack(part).mean(0) for part in zip(*members, strict=True))
         return measures(known, other, self.y)
 
+    def mean(self, members: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
+        """What each is worth by itself, on average."""
+        found = [self.judge([member]) for member in members]
+        return {key: statistics.mean(one[key] for one in found) for key in MEASURES}
 
-def trained(architecture: Architecture, dataset: Dataset, scale: Scale, seed: int, n_steps: int) -> Network:
-    """SGD with momentum and a cosine, as ``hypernas train``, for so many steps; test images stay unseen."""
+
+def trained(
+    architecture: Architecture, images: Tensor, labels: Tensor, policy: Augmentation, seed: int, n: int
+) -> Network:
+    """n steps of SGD with momentum and a cosine, as ``hypernas train``; test images stay unseen."""
     network = Network(architecture, random_weights(architecture, seed)).train()
     optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=n_steps, pct_start=0.1)
-    side = scale.input_shape[1]
-    images, labels = dataset.images("train", resolution=side)
-    policy = dataset.augmentation.at_resolution(side, dataset.input_shape[1])
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, n, pct_start=0.1, cycle_momentum=False)
     generator = torch.Generator().manual_seed(seed)
-    for _ in range(n_steps):
+    for _ in range(n):
         rows = torch.randint(len(labels), (BATCH,), generator=generator)
         x = augment(images[rows], policy, generator).contiguous(memory_format=torch.channels_last)
         optimizer.zero_grad()
@@ -133,19 +138,20 @@ def trained(architecture: Architecture, dataset: Dataset, scale: Scale, seed: in
     return network
 
 
-def train_ensembles(seed: int, repel: str, args: argparse.Namespace, dataset: Dataset, scale: Scale) -> dict[str, Any]:
-    judge = Judge(dataset, scale, args)
+def train_ensembles(seed: int, args: argparse.Namespace, dataset: Dataset, scale: Scale) -> dict[str, Any]:
+    judge, side = Judge(dataset, scale, args), scale.input_shape[1]
+    data = (*dataset.images("train", resolution=side), dataset.augmentation.at_resolution(side, dataset.input_shape[1]))
     found: list[dict[str, dict[str, float]]] = []
     for architecture in held_out(scale, args.trained_architectures):
-        networks = (trained(architecture, dataset, scale, 100 * seed + k, args.train_steps) for k in range(args.k))
+        networks = [trained(architecture, *data, 100 * seed + k, args.train_steps) for k in range(args.k)]
         members = [judge.probabilities(network) for network in networks]
-        found.append({"K trained": judge.judge(members), "one trained": judge.judge(members[:1])})
+        found.append({"K trained": judge.judge(members), "one trained": judge.mean(members)})
         print(f"  trained {len(found)} x {args.k}: {found[-1]['K trained']['accuracy']:.1f} %", flush=True)
     return {"measures": found}
 
 
 def held_out(scale: Scale, n: int) -> list[Architecture]:
-    """The first n of the same held-out architectures, for every seed."""
+    """The first n (at most 20) of the same held-out architectures, for every seed."""
     return sample_architectures(NasBench201(), scale, 20, random.Random("held out"), held_out=True)[:n]
 
 
@@ -158,9 +164,8 @@ def noises(ghn: GHN, k: int) -> list[Tensor | None]:
 def sample_ensembles(
     seed: int, repel: float, args: argparse.Namespace, dataset: Dataset, scale: Scale
 ) -> dict[str, Any]:
-    settings = MetaSettings(
-        steps=args.steps, meta_batch=8, n_images=args.images, learning_rate=1.5e-3, repulsion=repel, seed=seed
-    )
+    of_step = {"meta_batch": 8, "n_images": args.images, "learning_rate": 1.5e-3}
+    settings = MetaSettings(steps=args.steps, **of_step, repulsion=repel, seed=seed)
     start = time.process_time()
     ghn, info = meta_train(
         Pool(scale, seed), dataset, scale, settings, config=GHNConfig(conditions=("noise",)), n_workers=1
@@ -176,13 +181,12 @@ def sample_ensembles(
             network = Network(architecture, emission[i])
             reestimate(network, judge.train)
             members.append(judge.probabilities(network))
-        one = [judge.judge([member]) for member in members[1:]]
         agree = [(a[0].argmax(1) != b[0].argmax(1)).double().mean().item() for a in members[1:3] for b in members[3:]]
         distance = [((a - b).norm() / a.norm()).item() for a, b in _pairs(emissions, i)]
         found.append(
             {
                 "K samples": judge.judge(members[1:]),
-                "one sample": {key: statistics.mean(m[key] for m in one) for key in MEASURES},
+                "one sample": judge.mean(members[1:]),
                 "centre": judge.judge(members[:1]),
                 "diversity": {"disagree": 100 * statistics.mean(agree), "distance": statistics.mean(distance)},
             }
@@ -220,8 +224,8 @@ def ensemble_table(rows: list[dict[str, Any]]) -> str:
         f"| repulsion | predictor | architectures x seeds | {' | '.join(MEASURES.values())} | disagree, % | distance |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for repel in sorted({row["repulsion"] for row in rows}, key=str):
-        some = [row["measures"] for row in rows if row["repulsion"] == repel]
+    for repel, how in sorted({(row["repulsion"], str(row["settings"])) for row in rows}, key=str):
+        some = [row["measures"] for row in rows if (row["repulsion"], str(row["settings"])) == (repel, how)]
         for name in [name for name in some[0][0] if name != "diversity"]:
             n = min(len(found) for found in some)
 
@@ -231,7 +235,7 @@ def ensemble_table(rows: list[dict[str, Any]]) -> str:
             more = [of("diversity", key) for key in ("disagree", "distance")] if name == "K samples" else ["", ""]
             cells_ = [repel, name, f"{n} x {len(some)}", *(of(name, key) for key in MEASURES), *more]
             lines.append("| " + " | ".join(map(str, cells_)) + " |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *sorted({f"Settings: {row['settings']}." for row in rows})])
 
 
 def coverage(score: np.ndarray, spread: np.ndarray, truth: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -260,7 +264,8 @@ def spread_table(rows: list[dict[str, Any]]) -> str:
         scores = np.array([[math.nan if s is None else s for s in one] for one in row["scores"]])
         kept = np.isfinite(scores).all(0)
         scores, truth = scores[:, kept], np.array(row["truth"])[kept]
-        mean, spread = scores[1:].mean(0), scores[1:].std(0, ddof=1).clip(min=1e-6)
+        mean, spread = scores[1:].mean(0), scores[1:].std(0, ddof=1)
+        spread = np.maximum(spread, 0.1 * np.median(spread))  # a cell that computes nothing has none
         draws = bootstrap(lambda rows: np.array(kendall_tau(mean[rows], truth[rows])), len(mean), 1000, 0)  # noqa: B023
         halvings = [coverage(mean, spread, truth, seed) for seed in range(N_HALVINGS)]
         error = np.nanmean([one for _, one in halvings], axis=0)
@@ -283,6 +288,13 @@ def spread_table(rows: list[dict[str, Any]]) -> str:
         shown = [f"{e.value:.3f} [{e.low:.3f}, {e.high:.3f}]" for e in estimates]
         lines.append("| " + " | ".join(map(str, [row["repulsion"], row["seed"], len(mean), *shown, *texts])) + " |")
     return "\n".join(lines)
+
+
+def settings_of(repel: float | str, args: argparse.Namespace) -> dict[str, int]:
+    """Of a run: another with the same is not run again."""
+    if repel == "(trained)":
+        return {"k": args.k, "train_steps": args.train_steps, "images": BATCH}
+    return {"k": args.k, "steps": args.steps, "images": args.images}
 
 
 def main() -> None:
@@ -312,19 +324,17 @@ def main() -> None:
         repel, seed = json.loads(args.one)
         dataset = load_dataset(args.data, args.data_dir)
         scale = NasBench201().scoring_scale(dataset.input_shape, dataset.n_classes)
-        none = repel == "(trained)"
+        how, none = settings_of(repel, args), repel == "(trained)"
         row = (
             train_ensembles(seed, args, dataset, scale) if none else sample_ensembles(seed, repel, args, dataset, scale)
         )
-        how = {"k": args.k, "steps": args.train_steps if none else args.steps, "images": BATCH if none else args.images}
         with args.out.open("a") as file:
             file.write(json.dumps({"data": args.data, "repulsion": repel, "seed": seed, "settings": how, **row}) + "\n")
     else:
-        runs = [
-            (r, s) for s in args.seeds for r in [*args.repulsion, *["(trained)"] * bool(args.trained_architectures)]
-        ]
-        for repel, seed in runs:
-            if not any((row["repulsion"], row["seed"]) == (repel, seed) for row in rows):
+        kinds = [*args.repulsion, *(["(trained)"] if args.trained_architectures else [])]
+        done = [(row["repulsion"], row["seed"], row["settings"]) for row in rows]
+        for seed, repel in itertools.product(args.seeds, kinds):
+            if (repel, seed, settings_of(repel, args)) not in done:
                 start = time.monotonic()
                 print(f"{args.data}, repulsion {repel}, seed {seed} ...", flush=True)
                 subprocess.run([sys.executable, *sys.argv, "--one", json.dumps([repel, seed])], check=True)

@@ -36,7 +36,7 @@ MEMBERS: dict[str, dict[str, Any]] = {
     "per_layer chunked": {"placement": "per_layer", "n_places": 2, "decoder": "chunked"},
     "hierarchical": {"placement": "hierarchical"},
     "hierarchical low_rank": {"placement": "hierarchical", "decoder": "low_rank"},
-    "hierarchical adapter": {"placement": "hierarchical", "decoder": "adapter"},
+    "hierarchical chunked": {"placement": "hierarchical", "decoder": "chunked"},
     "hierarchical hyperfan_in": {"placement": "hierarchical", "normalization": "hyperfan_in"},
     "hyperfan_in": {"normalization": "hyperfan_in"},
     "hyperfan_in modulation": {"normalization": "hyperfan_in", "decoder": "modulation"},
@@ -275,6 +275,10 @@ def test_no_weight_is_beyond_the_bound(decoder: str, normalization: str) -> None
     [
         ({"placement": "per_layer", "decoder": "modulation"}, "base weights for each layer already.*whole or hierarch"),
         ({"placement": "per_layer", "decoder": "adapter"}, "base weights for each layer already"),
+        *[
+            ({"placement": "hierarchical", "decoder": decoder}, "the same block to start from")
+            for decoder in ("tiled", "modulation", "adapter")
+        ],
         ({"conditions": ("task",)}, "knows its tasks by name.*--data"),
         ({"tasks": ("digits",)}, "Only a GHN conditioned on the task has tasks.*--condition task"),
         ({"conditions": ("task", "data"), "tasks": ("digits",)}, "one would drown the other"),

@@ -11,11 +11,14 @@ from typing import Any, Protocol
 from hypernas.data import Dataset, load_dataset, resolve_data
 from hypernas.engine.options import check_seed, check_size, check_writable
 from hypernas.errors import SpaceError, UsageError
+from hypernas.hypernet.binding import given_by
 from hypernas.hypernet.checkpoint import GHNInfo, load_checkpoint, read_info
 from hypernas.hypernet.finding import cache_path
+from hypernas.hypernet.ghn import GHN
 from hypernas.hypernet.meta_task import MetaTask
 from hypernas.hypernet.meta_train import MetaSettings, Progress, meta_train
 from hypernas.hypernet.obtaining import default_config, default_steps
+from hypernas.hypernet.stability import check_stability
 from hypernas.interrupts import StopRequest, catch_interrupts
 from hypernas.runtime import keep_freed_memory, resolve_device
 from hypernas.spaces.finding import load_space
@@ -155,6 +158,8 @@ def run_pretraining(options: PretrainOptions, watcher: PretrainWatcher) -> tuple
             max_shots=options.shots or MetaSettings.max_shots,
             seed=options.seed,
         )
+        if described is None and not options.resume:  # what goes on has proved itself
+            check_stability(given_by(GHN(config, seed=options.seed), dataset, scale.input_shape[1]))
         watcher.message(f"Checkpoint: {working}")
         if options.resume:  # with its own vocabulary, and whatever kinds are not named
             config = default_config(space, scale, read_info(working), **kinds)

@@ -9,7 +9,7 @@ from hypernas.errors import CheckpointError
 from hypernas.hypernet.conditions import support_of
 from hypernas.hypernet.ghn import GHN
 
-__all__ = ["SHOTS", "bind", "check_plain"]
+__all__ = ["SHOTS", "bind", "check_plain", "given_by"]
 
 SHOTS = 20  # train images of each class in the support set: as many as meta-training draws at most
 
@@ -36,8 +36,13 @@ def bind(ghn: GHN, dataset: Dataset, resolution: int | None = None) -> GHN:
     Raises:
         CheckpointError: for a GHN that does not know the data set, or that is conditioned on the input.
     """
+    check_plain(ghn.config.conditions)
+    return given_by(ghn, dataset, resolution)
+
+
+def given_by(ghn: GHN, dataset: Dataset, resolution: int | None = None) -> GHN:
+    """As ``bind``, for one conditioned on the input too, whose images are then still to be given."""
     conditions = ghn.config.conditions
-    check_plain(conditions)
     if "task" in conditions:
         if dataset.name not in ghn.config.tasks:
             raise CheckpointError(

@@ -128,8 +128,8 @@ class GHNConfig:
             )
         if self.placement == "hierarchical" and self.decoder in ("tiled", "modulation", "adapter"):
             raise UsageError(
-                f"Decoder {self.decoder!r} gives every chunk of a layer the same block to start from: the filters of wide "
-                "layers would be copies, or nearly",
+                f"Decoder {self.decoder!r} gives every chunk of a layer the same block to start from: the filters of "
+                "wide layers would be copies, or nearly",
                 value=self.placement,
                 remedy="Use placement whole, or another decoder.",
             )

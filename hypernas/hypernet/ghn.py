@@ -158,6 +158,11 @@ class GHN(nn.Module):
         other._given = Given(task, support, images, noise)
         return other
 
+    @property
+    def values(self) -> Given:
+        """What ``given`` has set."""
+        return self._given
+
     def embed(self, batch: GraphBatch, given: Given | None = None) -> tuple[Tensor, Tensor | None]:
         """(B, N, dim) embeddings of nodes and (B, n_classes, dim) of the classes of a support set, where one is given.
 

@@ -204,7 +204,7 @@ class HyperDNN(nn.Module):
             )
         if given is not None:
             ghn = ghn.given(given.task, given.support, given.images, given.noise)  # which checks them
-        values = replace(ghn._given, images=images) if self._by_image else ghn._given
+        values = replace(ghn.values, images=images) if self._by_image else ghn.values
         if self._batch.op.device != ghn.device:
             self._batch = ghn.batch([self.architecture])
         emission: Emission = ghn(self._batch, values)

@@ -18,6 +18,7 @@ from hypernas.spaces.space import Scale
 
 __all__ = ["Episode", "MetaTask", "TaskImages"]
 
+N_TURNS = 8  # a class that is turned counts as one more (Santoro et al. 2016): seven classes alone are learned by heart
 VAL_SHOTS = 5  # images of each class in the support set that validation uses
 
 
@@ -38,12 +39,19 @@ class Episode:
     support: Support | None = None
 
 
+def turned(images: Tensor, turn: int) -> Tensor:
+    """One of the eight turns and mirrors of square images (n, channels, side, side); 0 leaves them."""
+    images = torch.rot90(images, turn % 4, (2, 3))
+    return images.flip(3) if turn >= 4 else images
+
+
 class TaskImages:
     """The train and val images of a task, pooled to every resolution that its networks take.
 
     Args:
         scales: with their shares, as ``SearchSpace.meta_scales`` gives them.
-        episodes: whether classes are drawn anew at each step, ``scale.n_classes`` of them, with a support set.
+        episodes: whether classes are drawn anew for each batch, ``scale.n_classes`` of them, with a support set; where
+            images are augmented, each class is turned and mirrored as a whole.
         max_shots: images of each class in a support set, at most.
 
     Raises:
@@ -117,6 +125,7 @@ class TaskImages:
     def _episode(self, resolution: int, n_images: int, generator: torch.Generator, augmented: bool) -> Episode:
         ways = self.scale.n_classes
         classes = torch.randperm(len(self.of_class), generator=generator)[:ways].tolist()
+        turns = torch.randint(N_TURNS if augmented else 1, (ways,), generator=generator).tolist()
         shots = int(torch.randint(1, self.max_shots + 1, (1,), generator=generator))
         support, queries = [], []
         for c in classes:  # no query is in the support set
@@ -127,10 +136,20 @@ class TaskImages:
         labels = torch.arange(ways, device=self.device)
         counts = torch.tensor([len(rows) for rows in queries], device=self.device)
         images = self.train_images[self.scale.input_shape[1]][torch.cat(support)]
+        x = self._taken(resolution, torch.cat(queries), generator, augmented)
+        of_support, of_queries = (
+            images.view(ways, shots, *images.shape[1:]),
+            x.tensor_split(counts.cumsum(0)[:-1].cpu()),
+        )
         return Episode(
-            self._taken(resolution, torch.cat(queries), generator, augmented),
+            torch.cat([turned(part, turn) for part, turn in zip(of_queries, turns, strict=True)]).contiguous(
+                memory_format=torch.channels_last
+            ),
             labels.repeat_interleave(counts),
-            Support(images, labels.repeat_interleave(shots)),
+            Support(
+                torch.cat([turned(part, turn) for part, turn in zip(of_support, turns, strict=True)]),
+                labels.repeat_interleave(shots),
+            ),
         )
 
     def _val_episode(self, images: Tensor, labels: Tensor, n_val: int) -> Episode:

@@ -50,6 +50,7 @@ N_VAL_ARCHITECTURES, N_VAL_IMAGES = 16, 256
 # features: for this share of the steps only what emits classifiers learns (Kumar et al. 2022, linear probing before
 # fine-tuning).
 CLASSIFIER_FIRST = 0.3
+NOISE, EPISODE = 1_000, 10_000  # of the numbers that draw a step's noise, and the episodes of its networks
 HIDDEN = 0.02  # share of the operations that a GHN with an open vocabulary does not see the name of
 
 
@@ -171,6 +172,12 @@ def meta_train(
         trainer.restore(out)
     elif start is not None:
         trainer.start_from(*start)
+    elif settings.remember:
+        raise UsageError(
+            "What is remembered are the tasks of the GHN that meta-training starts from, and it starts from none",
+            value=f"--remember {settings.remember}",
+            remedy="Start from a GHN of other tasks (--from), or leave --remember out.",
+        )
     saved = time.monotonic()
     with WorkerPool(device, n_workers) as pool:
         try:
@@ -259,10 +266,12 @@ class _Trainer:
         task = self.tasks[0] if len(self.tasks) == 1 else rng.choice(self.tasks)
         scale = task.draw_scale(rng)
         architectures = sample_architectures(self.space, scale, settings.meta_batch, rng, held_out=False)
-        episode = self._images(task, scale.input_shape[1])
-        inner = [self._images(task, scale.input_shape[1], i + 1) for i in range(settings.inner_steps)]
+        side, n = scale.input_shape[1], len(architectures)
+        # the networks of a step see the same images; but each has an episode of its own, since there are never enough
+        episodes = [self._images(task, side, i * EPISODE) for i in range(n if task.episodes else 1)]
+        inner = [self._images(task, side, i + 1) for i in range(settings.inner_steps)]
         batch = self._hide(self.ghn.batch(architectures), rng)
-        given = self._given(task, episode, len(architectures))
+        given = self._given(task, episodes, n)
         emission: Emission = self.ghn(batch, given)
         # numbers only: the networks' own autograd graphs end at these leaves
         detached = [buffer.detach() for buffer in emission.buffers]
@@ -282,7 +291,7 @@ class _Trainer:
                 with autocast(self.device):
                     return F.cross_entropy(program.run(images.x, weights, call=call), images.y)
 
-            weights = leaves
+            episode, weights = episodes[index % len(episodes)], leaves
             if inner:
                 steps = [lambda weights, one=one: loss_on(one, weights) for one in inner]
                 weights = look_ahead(leaves, steps, settings.inner_rate)
@@ -298,7 +307,7 @@ class _Trainer:
         losses = [loss for loss, _, _ in results]
         self._check(losses, architectures)
         self.whole = False
-        others = self._other_objectives(rng, batch, given, emission, len(architectures))
+        others = self._other_objectives(rng, batch, given, emission, n)
         self._update(emission, [found[1:] for found in results], architectures, others)
         self.step += 1
         self.whole = True
@@ -307,17 +316,17 @@ class _Trainer:
             self.validate(pool)
         self.seconds += time.monotonic() - start
 
-    def _given(self, task: TaskImages, episode: Episode, n: int, sample: int = 0) -> Given:
-        """What the conditions of this step are given; another ``sample`` has other noise."""
+    def _given(self, task: TaskImages, episodes: Sequence[Episode], n: int) -> Given:
+        """What the conditions of this step are given: one episode for all networks, or one for each."""
         conditions = self.ghn.config.conditions
         noise = None
         if "noise" in conditions:
-            seed = _hashed(self.settings.seed, self.step, 1_000 + sample)
+            seed = _hashed(self.settings.seed, self.step, NOISE)
             noise = torch.randn(n, self.ghn.config.noise_dim, generator=torch.Generator().manual_seed(seed))
         return Given(
             task=task.dataset.name if "task" in conditions else None,
-            support=episode.support,
-            images=episode.x if "input" in conditions else None,
+            support=None if "data" not in conditions else [one.support for one in episodes if one.support is not None],
+            images=episodes[0].x if "input" in conditions else None,
             noise=noise,
         )
 
@@ -327,7 +336,7 @@ class _Trainer:
         """Further terms of the loss, functions of what is emitted alone."""
         terms = []
         if "noise" in self.ghn.config.conditions and self.settings.repulsion:
-            seed = _hashed(self.settings.seed, self.step, 1_001)
+            seed = _hashed(self.settings.seed, self.step, NOISE + 1)
             noise = torch.randn(n, self.ghn.config.noise_dim, generator=torch.Generator().manual_seed(seed))
             terms.append(self.settings.repulsion * repulsion(emission, self.ghn(batch, replace(given, noise=noise))))
         if self.before is not None:
@@ -420,7 +429,7 @@ class _Trainer:
     ) -> tuple[float, float]:
         """Mean loss and accuracy of emitted weights on the task's val images; noise at its centre."""
         x, y = task.val.x, task.val.y
-        given = replace(self._given(task, task.val, len(architectures)), noise=None)
+        given = replace(self._given(task, [task.val] * len(architectures), len(architectures)), noise=None)
         with torch.inference_mode():
             emission: Emission = self.ghn(self.ghn.batch(architectures), given)
 

@@ -11,6 +11,8 @@ from hypernas.hypernet.ghn import Emission
 
 __all__ = ["drift", "look_ahead", "repulsion"]
 
+APART = 0.5  # squared distance of samples from which they do not repel each other; their correlation is then 0.75
+
 
 def look_ahead(
     leaves: Sequence[Tensor], losses: Sequence[Callable[[Sequence[Tensor]], Tensor]], rate: float
@@ -44,7 +46,8 @@ def look_ahead(
 def repulsion(one: Emission, other: Emission) -> Tensor:
     """How close two samples of the weights of the same architectures are: minus the mean log of their squared distance.
 
-    In units of the weights' own mean square. Minimising it maximises the entropy of the implicit distribution of
+    In units of the weights' own mean square, and of those that are nearer than ``APART`` only: independent ones are at
+    a distance of 2, and without a limit the term went on beyond that at the cost of the loss. Minimising it maximises the entropy of the implicit distribution of
     weights, by its nearest-neighbour estimate with one neighbour (Kozachenko and Leonenko 1987), as HyperGAN (Ratzlaff
     and Fuxin 2019) keeps generators from collapsing by another estimate.
     """
@@ -53,7 +56,7 @@ def repulsion(one: Emission, other: Emission) -> Tensor:
         if group.role == "weight":
             axes = tuple(range(1, mine.dim()))
             distance = (mine - theirs).square().mean(axes) / mine.detach().square().mean(axes).clamp(min=1e-12)
-            terms.append(-torch.log(distance + 1e-4))
+            terms.append(-torch.log(distance.clamp(max=APART) + 1e-4))
     return torch.cat(terms).mean()
 
 
@@ -61,7 +64,8 @@ def drift(now: Emission, before: Emission) -> Tensor:
     """How far the weights emitted for a task have moved from those that were emitted for it before.
 
     The output regulariser of von Oswald et al. 2020 (*Continual Learning with Hypernetworks*, equation 2), without its
-    look-ahead of one step; here a mean over tensors, each in units of its own mean square.
+    look-ahead of one step; here a mean over the shapes of tensors, each in units of
+    its own mean square.
     """
     terms = [
         (mine - theirs).square().mean() / theirs.square().mean().clamp(min=1e-12)

@@ -72,7 +72,7 @@ def _scales(ghn: GHN, architecture: Architecture, rescaled: bool) -> tuple[float
     program = compile_program(architecture)
     run: Call = _apply
     if "input" in ghn.config.conditions:  # there are no weights without images: those that the network sees
-        emission = ghn.given(**{**vars(ghn._given), "images": noise}).emit([architecture])
+        emission = ghn.given(**{**vars(ghn.values), "images": noise}).emit([architecture])
         weights = dict(emission[0])
         run = modulating(program, emission.modulations_of(0))
         found = divisors(architecture, weights) if rescaled else {}
