@@ -28,7 +28,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from search_spaces.nasbench201 import NasBench201
 
 from hypernas.data import Dataset, load_dataset
 from hypernas.graphs.architecture import Architecture
@@ -42,6 +41,7 @@ from hypernas.ranking.scoring import Scorer
 from hypernas.ranking.statistics import kendall_tau
 from hypernas.runtime import WorkerPool, keep_freed_memory
 from hypernas.spaces.space import Scale
+from search_spaces.nasbench201 import NasBench201
 
 DEFAULT = GHNConfig()
 MEMBERS: dict[str, dict[str, Any]] = {

@@ -1,9 +1,8 @@
 """What a GHN conditioned on data emits for classes that it has never seen, from k images of each.
 
-Meta-trained on all classes but three of each data set (with --turns, on their turns and mirror images as classes of
-their own), in episodes of three classes, then given support sets of the three that were left out (others for each
-seed). NAS-Bench-201 at a small scale, held-out architectures. Accuracy on val images of the unseen classes, 80 of each,
-by the way that the three classes are told apart:
+Meta-trained on all classes but three of each data set, in episodes of three classes, then given support sets of the
+three that were left out (others for each seed). NAS-Bench-201 at a small scale, held-out architectures. Accuracy on val
+images of the unseen classes, 80 of each, by the way that the three classes are told apart:
 
     emitted       the emitted weights as they are
     shuffled      the same, labels of the support set shuffled: has to be chance, 33.3 %
@@ -46,8 +45,7 @@ from family_ablation import Pool, read
 from measure_uncertainty import interval
 from torch import Tensor
 
-from hypernas.data import Dataset, Split, load_dataset
-from hypernas.data.datasets import SPLITS
+from hypernas.data import Dataset, load_dataset
 from hypernas.data.subset import only_classes
 from hypernas.graphs.architecture import Architecture
 from hypernas.graphs.primitives import PRIMITIVES
@@ -64,7 +62,6 @@ from hypernas.spaces.space import Scale
 from search_spaces.nasbench201 import NasBench201
 
 WAYS, N_QUERIES = 3, 80  # queries of each class
-N_TURNED = 1_000  # images of each class that are turned
 METHODS = ("emitted", "shuffled", "tuned", "scratch", "features", "embedding", "pixels")
 # (optimiser, rate), and after how many steps accuracy is looked at
 SCRATCH = [("adam", 1e-3), ("adam", 3e-3), ("adam", 1e-2), ("sgd", 3e-2)], (20, 50, 100, 200)
@@ -72,26 +69,6 @@ TUNED = [("adam", 1e-4), ("adam", 5e-4), ("adam", 2e-3)], (1, 5, 20)
 N_CHOOSING = 4  # episodes of seen classes that choose among them
 
 Weights = Mapping[str, Tensor]
-
-
-def turned(dataset: Dataset) -> Dataset:
-    """Each class in its eight turns and mirror images as classes of their own, of the first images of each.
-
-    As Santoro et al. 2016 make more classes of Omniglot's by turning them; seven say little about a class in general.
-    """
-
-    def more(split: Split) -> Split:
-        some = torch.cat([(split.labels == c).nonzero().flatten()[:N_TURNED] for c in range(dataset.n_classes)])
-        x, y = split.images[some], split.labels[some]
-        turns = [torch.rot90(one, quarter, (2, 3)) for quarter in range(4) for one in (x, x.flip(3))]
-        return Split(torch.cat(turns), torch.cat([y + dataset.n_classes * i for i in range(len(turns))]))
-
-    names = tuple(f"{name}, turn {i}" for i in range(8) for name in dataset.class_names)
-    parts = {split: more(dataset.split(split)) for split in SPLITS}
-    augmentation = replace(dataset.augmentation, flip=False)  # a mirrored image is of another class
-    return replace(
-        dataset, **parts, class_names=names, fingerprint=f"{dataset.fingerprint}-turned", augmentation=augmentation
-    )
 
 
 class Episodes:
@@ -247,7 +224,7 @@ def run(seed: int, args: argparse.Namespace) -> dict[str, Any]:
         seen = only_classes(whole, [c for c in range(whole.n_classes) if c not in unseen])
         new = replace(only_classes(whole, unseen), mean=seen.mean, std=seen.std)
         scale = Scale((whole.input_shape[0], args.side, args.side), WAYS, args.width, n_cells=3, n_reductions=2)
-        tasks.append(MetaTask(turned(seen) if args.turns else seen, scale))
+        tasks.append(MetaTask(seen, scale))
         pairs.append((name, Episodes(seen, args.side), Episodes(new, args.side)))
     settings = MetaSettings(
         steps=args.steps, meta_batch=8, n_images=args.images, learning_rate=args.learning_rate, seed=seed
@@ -315,7 +292,6 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=45, help="a step of meta-training")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--side", type=int, default=8, help="pixels that images are pooled to")
-    parser.add_argument("--turns", action="store_true", help="the eight turns of a seen class are classes of their own")
     parser.add_argument("--width", type=int, default=8)
     parser.add_argument("--k", nargs="+", type=int, default=[1, 5, 20])
     parser.add_argument("--episodes", type=int, default=20)
@@ -324,7 +300,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print the table of what is there, and end")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    how = {key: getattr(args, key) for key in ("steps", "images", "learning_rate", "side", "width", "turns")}
+    how = {key: getattr(args, key) for key in ("steps", "images", "learning_rate", "side", "width")}
     rows = [row for row in read(args.out) if row["data"] == args.data]
     if args.table:
         for settings in {str(row["settings"]): row["settings"] for row in rows}.values():

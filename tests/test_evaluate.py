@@ -29,7 +29,7 @@ from hypernas.evaluation.running import logits_of
 from hypernas.graphs.architecture import Architecture
 from hypernas.hypernet import finding
 from hypernas.hypernet.checkpoint import load_checkpoint, read_info, save_checkpoint
-from hypernas.hypernet.decoders.coordinate import CoordinateDecoder
+from hypernas.hypernet.decoders.decoder import Decoder
 from hypernas.hypernet.finding import find_general_ghn
 from hypernas.hypernet.ghn import GHN
 from hypernas.interrupts import StopRequest
@@ -314,13 +314,13 @@ def test_a_tensor_is_emitted_if_the_decoder_changes_it(
     before, after = ghn.emit([architecture])[0], moved.emit([architecture])[0]
     assert all(not torch.allclose(before[name], after[name], rtol=1e-3) for name in names)
 
-    whole = CoordinateDecoder.forward
+    whole = Decoder.forward
 
-    def ruled(self: CoordinateDecoder, z: Tensor, group: Any, shared: Any = None) -> Tensor:
-        value = whole(self, z, group, shared)
+    def ruled(self: Decoder, z: Tensor, group: Any, *more: Any) -> Tensor:
+        value = whole(self, z, group, *more)
         return torch.ones_like(value) if group.role == "scale" else value
 
-    monkeypatch.setattr(CoordinateDecoder, "forward", ruled)
+    monkeypatch.setattr(Decoder, "forward", ruled)
     assert names - emitted_names(ghn, architecture) == {"norm.weight"}
     report = evaluate(Net, digits, general_ghn, runs_folder)
     assert {one.name for one in report.layers if one.source == BY_RULE} == {"norm.weight"}

@@ -47,9 +47,9 @@ def repulsion(one: Emission, other: Emission) -> Tensor:
     """How close two samples of the weights of the same architectures are: minus the mean log of their squared distance.
 
     In units of the weights' own mean square, and of those that are nearer than ``APART`` only: independent ones are at
-    a distance of 2, and without a limit the term went on beyond that at the cost of the loss. Minimising it maximises the entropy of the implicit distribution of
-    weights, by its nearest-neighbour estimate with one neighbour (Kozachenko and Leonenko 1987), as HyperGAN (Ratzlaff
-    and Fuxin 2019) keeps generators from collapsing by another estimate.
+    a distance of 2, and without a limit the term went on beyond that at the cost of the loss. Minimising it maximises
+    the entropy of the implicit distribution of weights, by its nearest-neighbour estimate with one neighbour
+    (Kozachenko and Leonenko 1987), as HyperGAN (Ratzlaff and Fuxin 2019) keeps generators from collapsing by another.
     """
     terms = []
     for group, mine, theirs in zip(one.groups, one.buffers, other.buffers, strict=True):
