@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from hypernas.graphs.architecture import Architecture
     from hypernas.graphs.builder import Builder
     from hypernas.hypernet.conditions import Given, Support, support_of
+    from hypernas.hypernet.config import GHNConfig
     from hypernas.hypernet.ghn import GHN
     from hypernas.hypernet.hyper_dnn import HyperDNN
     from hypernas.networks.network import Network, load_network
@@ -38,6 +39,7 @@ __all__ = [
     "Chooser",
     "Dataset",
     "EvaluationReport",
+    "GHNConfig",
     "Given",
     "HyperDNN",
     "HypernasError",
@@ -68,6 +70,7 @@ _WHERE = {
     "hypernas.graphs.architecture": ("Architecture",),
     "hypernas.graphs.builder": ("Builder",),
     "hypernas.hypernet.conditions": ("Given", "Support", "support_of"),
+    "hypernas.hypernet.config": ("GHNConfig",),
     "hypernas.hypernet.ghn": ("GHN",),
     "hypernas.hypernet.hyper_dnn": ("HyperDNN",),
     "hypernas.networks.network": ("Network", "load_network"),
