@@ -194,6 +194,7 @@ REFUSED: dict[str, tuple[list[object], str]] = {
     "ways of nothing": (["--ways", 5], "Add --condition data"),
     "shots of nothing": (["--shots", 5], "Add --condition data"),
     "repulsion of nothing": (["--repulsion", 0.1], "Add --condition noise"),
+    "rate of nothing": (["--inner-rate", 0.1], "Add --inner-steps"),
     "remembering nothing": (["--remember", 1, "--condition", "task"], "--from FILE"),
     "negative": (["--inner-steps", -1], "--inner-steps is a number of 0 or more"),
     "look-ahead at other images": (["--condition", "input", "--inner-steps", 2], "Leave one of the two out"),

@@ -10,8 +10,11 @@ import typer
 
 from hypernas.cli.options import DataDir, Device, Experiment, Seed, TrackingUri
 
-FAMILY = "The hypernetwork family"
-REPULSION, SHOTS = 0.02, 20  # those of MetaSettings, which would import torch here; a test compares them
+REPULSION, SHOTS, INNER_RATE = (
+    0.02,
+    20,
+    0.02,
+)  # those of MetaSettings, which would import torch here; a test compares them
 
 
 def pretrain(
@@ -54,7 +57,6 @@ def pretrain(
             help="How the graph is read: attention (default), gated_gnn, rnn, cnn, or mlp (no messages between nodes). "
             "With --from, this and the other kinds are the checkpoint's.",
             show_default=False,
-            rich_help_panel=FAMILY,
         ),
     ] = None,
     decoder: Annotated[
@@ -62,15 +64,12 @@ def pretrain(
         typer.Option(
             help="How weights are made: coordinate (default), full, low_rank, chunked, tiled, modulation or adapter.",
             show_default=False,
-            rich_help_panel=FAMILY,
         ),
     ] = None,
     placement: Annotated[
         str | None,
         typer.Option(
-            help="One generator for the whole network (default), one per_layer, or hierarchical.",
-            show_default=False,
-            rich_help_panel=FAMILY,
+            help="One generator for the whole network (default), one per_layer, or hierarchical.", show_default=False
         ),
     ] = None,
     condition: Annotated[
@@ -78,64 +77,48 @@ def pretrain(
         typer.Option(
             help="What the weights depend on besides the architecture: task, data, input or noise. May be repeated.",
             show_default=False,
-            rich_help_panel=FAMILY,
         ),
     ] = None,
     normalization: Annotated[
         str | None,
         typer.Option(
-            help="The scale of emitted weights: fan_in (default), hyperfan_in or hyperfan_out.",
-            show_default=False,
-            rich_help_panel=FAMILY,
+            help="The scale of emitted weights: fan_in (default), hyperfan_in or hyperfan_out.", show_default=False
         ),
     ] = None,
     spectral: Annotated[
         bool | None,
-        typer.Option("--spectral", help="Spectral normalisation of the generator.", rich_help_panel=FAMILY),
+        typer.Option("--spectral", help="Spectral normalisation of the generator."),
     ] = None,
     bound: Annotated[
         float | None,
         typer.Option(
-            help="Emitted weights stay below so many times their scale. Default: no bound.",
-            show_default=False,
-            rich_help_panel=FAMILY,
+            help="Emitted weights stay below so many times their scale. Default: no bound.", show_default=False
         ),
     ] = None,
-    inner_steps: Annotated[
-        int, typer.Option(help="Look-ahead: steps of SGD from the emitted weights.", rich_help_panel=FAMILY)
-    ] = 0,
+    inner_steps: Annotated[int, typer.Option(help="Look-ahead: steps of SGD from the emitted weights.")] = 0,
     inner_rate: Annotated[
-        float, typer.Option(help="Their rate, a share of the weights.", rich_help_panel=FAMILY)
-    ] = 0.02,
+        float | None,
+        typer.Option(help=f"Their rate, a share of the weights. Default: {INNER_RATE}.", show_default=False),
+    ] = None,
     repulsion: Annotated[
         float | None,
         typer.Option(
-            help=f"How strongly samples keep apart, with --condition noise. Default: {REPULSION}.",
-            show_default=False,
-            rich_help_panel=FAMILY,
+            help=f"How strongly samples keep apart, with --condition noise. Default: {REPULSION}.", show_default=False
         ),
     ] = None,
     remember: Annotated[
         float,
-        typer.Option(
-            help="How strongly weights for earlier tasks are held, with --from and --condition task.",
-            rich_help_panel=FAMILY,
-        ),
+        typer.Option(help="How strongly weights for earlier tasks are held, with --from and --condition task."),
     ] = 0.0,
     ways: Annotated[
         int | None,
-        typer.Option(
-            help="Classes of an episode, with --condition data. Default: all.",
-            show_default=False,
-            rich_help_panel=FAMILY,
-        ),
+        typer.Option(help="Classes of an episode, with --condition data. Default: all.", show_default=False),
     ] = None,
     shots: Annotated[
         int | None,
         typer.Option(
             help=f"Images of a class in a support set, at most, with --condition data. Default: {SHOTS}.",
             show_default=False,
-            rich_help_panel=FAMILY,
         ),
     ] = None,
     runs: Annotated[

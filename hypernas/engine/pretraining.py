@@ -71,7 +71,7 @@ class PretrainOptions:
     bound: float | None = None
     conditions: tuple[str, ...] | None = None
     inner_steps: int = 0
-    inner_rate: float = MetaSettings.inner_rate
+    inner_rate: float | None = None
     repulsion: float | None = None
     remember: float = 0.0
     ways: int | None = None
@@ -106,6 +106,8 @@ class PretrainOptions:
             if value is not None and value < 1 + (name == "ways"):
                 raise UsageError(f"--{name} is at least {1 + (name == 'ways')}", value=value)
         check_seed(self.seed)
+        if self.inner_rate is not None and not self.inner_steps:
+            raise UsageError("--inner-rate is that of inner steps", value=self.inner_rate, remedy="Add --inner-steps.")
         if self.remember and self.start is None and not self.resume:
             raise UsageError(
                 "What is remembered are the tasks of the GHN that meta-training starts from",
@@ -152,7 +154,7 @@ def run_pretraining(options: PretrainOptions, watcher: PretrainWatcher) -> tuple
             n_images=options.images,
             learning_rate=options.learning_rate,
             inner_steps=options.inner_steps,
-            inner_rate=options.inner_rate,
+            inner_rate=MetaSettings.inner_rate if options.inner_rate is None else options.inner_rate,
             repulsion=MetaSettings.repulsion if options.repulsion is None else options.repulsion,
             remember=options.remember,
             max_shots=options.shots or MetaSettings.max_shots,

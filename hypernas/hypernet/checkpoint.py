@@ -71,7 +71,8 @@ class GHNInfo:
 
     @property
     def name(self) -> str:
-        return f"{self.space}-{self.data}-{self.steps}steps-seed{self.seed}"
+        data = "+".join(task["data"] for task in self.tasks) or self.data
+        return "-".join(filter(None, [self.space, data, self.config.kinds, f"{self.steps}steps", f"seed{self.seed}"]))
 
     def to_json(self) -> dict[str, Any]:
         return {

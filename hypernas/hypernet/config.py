@@ -23,6 +23,7 @@ FIRST_FIELDS = (  # those that a checkpoint of any version has; younger ones hav
     "kernel_rank",
     "vocabulary",
 )
+KIND_FIELDS = ("encoder", "decoder", "placement", "normalization", "spectral", "bound", "conditions")
 SIZES = ("dim", "n_layers", "n_heads", "n_bases", "rank", "kernel_rank", "n_places", "block", "chunk", "noise_dim")
 
 
@@ -72,6 +73,17 @@ class GHNConfig:
     conditions: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
     noise_dim: int = 16
+
+    @property
+    def kinds(self) -> str:
+        """What is not as in the default, in short: ``tiled-task+noise``; empty for the default."""
+        usual, parts = GHNConfig(), []
+        for name in KIND_FIELDS:
+            kind = getattr(self, name)
+            if kind != getattr(usual, name):
+                of_many = "+".join(kind) if isinstance(kind, tuple) else None
+                parts.append(of_many or (kind if isinstance(kind, str) else f"{name}{'' if kind is True else kind}"))
+        return "-".join(parts)
 
     def to_json(self) -> dict[str, Any]:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}

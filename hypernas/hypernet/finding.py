@@ -16,7 +16,6 @@ from hypernas.spaces.space import Scale, SearchSpace
 
 __all__ = ["GENERAL_SPACE", "FoundGHN", "cache_path", "check_fits", "find_general_ghn", "find_ghn", "ghn_folder"]
 
-KIND_FIELDS = ("encoder", "decoder", "placement", "normalization", "spectral", "bound", "conditions")
 GENERAL_SPACE = "deepnets"  # its networks are of many kinds: a GHN of it serves any
 
 
@@ -47,13 +46,7 @@ def cache_path(
         config: one of another kind than the default has a name of its own.
         more: names of further data sets.
     """
-    usual, parts = GHNConfig(), []
-    for field in KIND_FIELDS if config is not None else ():
-        kind = getattr(config, field)
-        if kind != getattr(usual, field):
-            parts.append(
-                "+".join(kind) if isinstance(kind, tuple) else f"{field}{kind}" if field == "bound" else str(kind)
-            )
+    parts = [config.kinds] if config is not None and config.kinds else []
     data = "+".join([dataset.name, *more])
     name = (
         "-".join([space.name, f"v{space.version}", data, dataset.fingerprint[:8], scale.name, *parts]) + ".safetensors"

@@ -120,7 +120,13 @@ def _curve(info: GHNInfo, curve: Sequence[Sequence[float | None]], start_ms: int
 
 
 def _final(info: GHNInfo, at_ms: int) -> list[MetricRow]:
+    of_tasks = {
+        f"{name}.{data}": value
+        for data, figures in info.figures.get("tasks", {}).items()
+        for name, value in figures.items()
+    }
     values = {
+        **of_tasks,
         "val_accuracy": info.figures.get("val_accuracy"),
         "val_loss": info.figures.get("val_loss"),
         "architecture_steps": info.architecture_steps,
@@ -138,13 +144,16 @@ def _describe(info: GHNInfo, command: str) -> str:
             f" With the weights that it emits, held-out architectures have a mean val accuracy of **{accuracy:.1f} %**."
         )
     )
+    data = " and ".join(f"`{task['data']}`" for task in info.tasks) or f"`{info.data}`"
+    use = f"`hypernas search --space {info.space} --data {info.data} --ghn FILE`, where FILE is the artifact"
+    if "input" in info.config.conditions:
+        use = "`hypernas.HyperDNN(hypernas.load_ghn(FILE), target)`, where FILE is the artifact"
     lines = [
         f"Graph hypernetwork `{info.name}`, meta-trained on architectures of `{info.space}` and images of "
-        f"`{info.data}` for **{info.architecture_steps:,} architecture-steps** in {info.seconds / 60:.1f} min"
+        f"{data} for **{info.architecture_steps:,} architecture-steps** in {info.seconds / 60:.1f} min"
         f"{'' if info.finished else ' (stopped before its end)'}.{measured}",
         "",
-        f"Use it: `hypernas search --space {info.space} --data {info.data} --ghn FILE`, where FILE is the artifact "
-        f"`ghn/{info.name}.safetensors`. Searches find those in the cache folder by themselves.",
+        f"Use it: {use} `ghn/{info.name}.safetensors`. Searches find those in the cache folder by themselves.",
         "",
         "The curve: artifact `meta_training.png`, and the metrics `meta.*`.",
     ]
