@@ -15,7 +15,7 @@ from hypernas.evaluation.evaluating import run_evaluation
 from hypernas.evaluation.options import EvaluateOptions
 from hypernas.evaluation.report import EvaluationReport
 from hypernas.graphs.architecture import Architecture
-from hypernas.hypernet.binding import bind
+from hypernas.hypernet.binding import bind, shots_of
 from hypernas.hypernet.checkpoint import load_checkpoint
 from hypernas.hypernet.finding import find_ghn
 from hypernas.hypernet.ghn import GHN
@@ -67,7 +67,8 @@ def load_ghn(
             f"There is a pretrained GHN for {found_space.name} on {dataset.name}",
             remedy=f"Make one: hypernas pretrain --space {named} --data {dataset.name}",
         )
-    return bind(load_checkpoint(found.path, on)[0], dataset, scale.input_shape[1])
+    ghn, info, _ = load_checkpoint(found.path, on)
+    return bind(ghn, dataset, scale.input_shape[1], shots_of(info))
 
 
 def score(
@@ -120,7 +121,7 @@ def train(
     """
     keep_freed_memory()
     dataset, on = _dataset(data, data_dir), resolve_device(device)
-    weights = dict(ghn.emit([architecture])[0]) if ghn is not None else random_weights(architecture, seed)
+    weights = dict(ghn.emit_each(architecture)) if ghn is not None else random_weights(architecture, seed)
     n_epochs = default_epochs(len(dataset.train.labels), on) if epochs is None else epochs
     settings = TrainSettings(epochs=n_epochs, seed=seed)
     scale = Scale(architecture.input_shape, dataset.n_classes, 0, 0, 0)

@@ -426,3 +426,60 @@ def test_modulations_of_nothing_change_nothing_and_others_are_as_if_each_image_h
 def test_conditions_are_modules_of_a_configuration() -> None:
     for make in CONDITIONS.values():
         assert isinstance(make(config_of(("task",))), nn.Module)
+
+
+# --- one value and another ---
+
+
+def test_values_are_added_to_those_that_are_there() -> None:
+    ghn = ghn_of(("task", "noise"))
+    tasks = ghn.config.tasks
+    noise = torch.ones(ghn.config.noise_dim)
+    both = ghn.given(noise=noise).given(task=tasks[0])
+    assert both.values.task == tasks[0] and both.values.noise is noise
+    assert both.given(task=tasks[1]).values.noise is noise
+    batch = ghn.batch([small_network()])
+    one = both(batch, Given(task=tasks[1]))
+    assert torch.equal(one.buffers[0], ghn(batch, Given(task=tasks[1], noise=noise)).buffers[0])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"task": 3}, "A task is a name"),
+        ({"task": ["digits", 3]}, "A task is a name"),
+        ({"noise": [0.0] * 16}, "Given noise are a tensor"),
+        ({"noise": torch.ones(2, 3, 4)}, "1 or 2 axes"),
+        ({"images": torch.ones(3, 8, 8)}, "Given images are a tensor"),
+        ({"images": torch.ones(2, 3, 8, 8, dtype=torch.uint8)}, "floating point"),
+        ({"support": (torch.ones(2, 3, 8, 8), torch.tensor([0, 1]))}, "hypernas.support_of"),
+    ],
+    ids=str,
+)
+def test_values_of_another_kind(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Given(**given)
+
+
+def test_a_classifier_has_to_be_the_last_thing() -> None:
+    """Else no rows are emitted for the classes, and the support set would say nothing."""
+    g = Builder((3, 8, 8))
+    pooled = g.finish(g.op("global_average_pool", g.conv(g.input, 3, kernel=1)))
+    ghn = ghn_of(("data",)).given(support=support(0, 3))
+    for emit in (lambda: ghn.emit([pooled]), lambda: dict(ghn.emit_each(pooled))):
+        with pytest.raises(UsageError, match="Take off what follows the classifier"):
+            emit()
+
+
+@pytest.mark.parametrize("conditions", [("task",), ("task", "noise")], ids="-".join)
+def test_conditions_leave_the_scale_at_the_start(conditions: Conditions) -> None:
+    ratios = []
+    for seed in range(8):
+        config = dataclasses.replace(config_of(conditions), normalization="hyperfan_in")
+        emitted = bound(GHN(config, seed=seed), value(conditions, 0)).emit([chain(4, 12)])[0]
+        ratios += [
+            (emitted[spec.name].square().mean() * spec.fan_in / 2).item()
+            for spec in chain(4, 12).parameters
+            if spec.role == "weight" and not spec.is_head
+        ]
+    assert 0.6 < sum(ratios) / len(ratios) < 1.5

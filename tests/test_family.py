@@ -25,7 +25,7 @@ from hypernas.hypernet.decoders import DECODERS
 from hypernas.hypernet.decoders.heads import Mixer
 from hypernas.hypernet.ghn import GHN
 from hypernas.hypernet.graph_batch import GraphBatch
-from hypernas.hypernet.normalization import NORMALIZATIONS
+from hypernas.hypernet.normalization import NORMALIZATIONS, normalize_weight
 from hypernas.hypernet.placement import CHANNELS, PLACEMENTS
 from hypernas.hypernet.stability import activation_scales
 
@@ -197,12 +197,12 @@ def test_a_hierarchy_knows_the_network_at_every_node() -> None:
 # --- normalisations and bounds ---
 
 
-def std_of(spec: ParameterSpec, normalization: str) -> float:
-    """What Chang et al. 2020 ask for, from the shape alone; no grouped convolutions here but depthwise ones."""
+def std_of(made: Architecture, spec: ParameterSpec, normalization: str) -> float:
+    """What Chang et al. 2020 ask for."""
     linear = len(spec.shape) == 2
     if normalization == "hyperfan_out":
-        depthwise = spec.shape[1:2] == (1,) and spec.fan_in == math.prod(spec.shape[2:])
-        fan = math.prod(spec.shape[2:]) * (1 if depthwise else spec.shape[0])
+        groups = made.by_name[spec.consumers[0]].attributes.get("groups", 1)
+        fan = math.prod(spec.shape) / spec.shape[1] / groups
     else:
         fan = spec.fan_in
     return math.sqrt((1.0 if linear else 2.0) / fan)
@@ -219,7 +219,7 @@ def test_hyperfan_starts_with_the_variance_of_its_rule(decoder: str, normalizati
             emitted = ghn.emit([made])[0]
             for spec in made.parameters:
                 if spec.role == "weight" and not spec.is_head:
-                    ratios.append((emitted[spec.name].square().mean() / std_of(spec, normalization) ** 2).item())
+                    ratios.append((emitted[spec.name].square().mean() / std_of(made, spec, normalization) ** 2).item())
     assert 0.6 < sum(ratios) / len(ratios) < 1.6
     assert all(0.01 < ratio < 20 for ratio in ratios), (min(ratios), max(ratios))
 
@@ -259,12 +259,20 @@ def test_no_weight_is_beyond_the_bound(decoder: str, normalization: str) -> None
         one, other = bounded.emit([made])[0], free.emit([made])[0]
         for spec in made.parameters:
             if spec.role == "weight" and not spec.is_head:
-                limit = 1.5 * std_of(spec, normalization)
+                limit = 1.5 * std_of(made, spec, normalization)
                 assert one[spec.name].abs().max() <= limit * (1 + 1e-5)
                 beyond += int((other[spec.name].abs() > limit).sum())
                 large = other[spec.name].abs() > 0.05 * limit
                 assert torch.equal(one[spec.name][large].sign(), other[spec.name][large].sign())
     assert beyond > 100
+
+
+@pytest.mark.parametrize("bound", [1.2, 2.0, 3.0, 10.0])
+def test_a_bound_keeps_the_variance(bound: float) -> None:
+    raw = torch.randn(4, 200, 50, generator=torch.Generator().manual_seed(0))
+    weights = normalize_weight(raw, 50, 1.0, bound=bound)
+    assert weights.square().mean().item() * 50 == pytest.approx(1.0, rel=0.02)
+    assert weights.abs().max() <= bound / math.sqrt(50)
 
 
 # --- combinations that are refused ---
@@ -273,7 +281,7 @@ def test_no_weight_is_beyond_the_bound(decoder: str, normalization: str) -> None
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"placement": "per_layer", "decoder": "modulation"}, "base weights for each layer already.*whole or hierarch"),
+        ({"placement": "per_layer", "decoder": "modulation"}, "base weights for each layer already.*whole"),
         ({"placement": "per_layer", "decoder": "adapter"}, "base weights for each layer already"),
         *[
             ({"placement": "hierarchical", "decoder": decoder}, "the same block to start from")
@@ -282,6 +290,9 @@ def test_no_weight_is_beyond_the_bound(decoder: str, normalization: str) -> None
         ({"conditions": ("task",)}, "knows its tasks by name.*--data"),
         ({"tasks": ("digits",)}, "Only a GHN conditioned on the task has tasks.*--condition task"),
         ({"conditions": ("task", "data"), "tasks": ("digits",)}, "one would drown the other"),
+        ({"conditions": ("data", "input")}, "an episode of its own"),
+        ({"conditions": "noise"}, "conditions is a tuple of names; got 'noise'"),
+        ({"encoder": "cnn", "dim": 1, "n_heads": 1}, "at least 2 in the cnn encoder"),
         ({"conditions": ("noise", "noise")}, "named once"),
         ({"conditions": ("task",), "tasks": ("digits", "digits")}, "named once"),
         ({"placement": "hole"}, "placement is one of whole, per_layer, hierarchical.*'whole'"),
@@ -291,7 +302,7 @@ def test_no_weight_is_beyond_the_bound(decoder: str, normalization: str) -> None
         *[({size: 0}, f"{size} is at least 1; got 0") for size in ("dim", "n_places", "block", "chunk", "noise_dim")],
         ({"dim": 30}, r"dim is a multiple of n_heads.*\(30, 4\)"),
         ({"encoder": "rnn", "dim": 33}, "dim is even in the rnn encoder"),
-        *[({"bound": value}, "positive number of standard deviations") for value in (-1.0, math.inf, math.nan)],
+        *[({"bound": value}, "a number of standard deviations above 1") for value in (-1.0, 0.5, math.inf, math.nan)],
     ],
     ids=str,
 )

@@ -186,7 +186,8 @@ REFUSED: dict[str, tuple[list[object], str]] = {
     "bound": (["--bound", -1], "The bound on weights"),
     "two that say one thing": (["--condition", "task", "--condition", "data"], "one would drown the other"),
     "bases of layers": (["--placement", "per_layer", "--decoder", "adapter"], "base weights for each layer already"),
-    "several data sets": (["--data", "digits,digits"], "named once"),
+    "several data sets": (["--data", "digits,cifar"], "is told which one it emits for"),
+    "one twice": (["--data", "digits,digits", "--condition", "task"], "named once"),
     "unknown data set": (["--data", "digits,cifar", "--condition", "task"], "'cifar'"),
     "too many images": (["--condition", "data", "--shots", 500], "Use fewer --shots"),
     "too many classes": (["--condition", "data", "--ways", 11], "Use fewer --ways"),
@@ -196,6 +197,7 @@ REFUSED: dict[str, tuple[list[object], str]] = {
     "repulsion of nothing": (["--repulsion", 0.1], "Add --condition noise"),
     "rate of nothing": (["--inner-rate", 0.1], "Add --inner-steps"),
     "remembering nothing": (["--remember", 1, "--condition", "task"], "--from FILE"),
+    "nothing to resume": (["--resume"], "--resume goes on from the checkpoint"),
     "negative": (["--inner-steps", -1], "--inner-steps is a number of 0 or more"),
     "look-ahead at other images": (["--condition", "input", "--inner-steps", 2], "Leave one of the two out"),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from test_meta_train import CPU, stopping
 from torch import Tensor
 
+import hypernas
 from hypernas.data import Dataset, Split
 from hypernas.errors import CheckpointError, UsageError
 from hypernas.graphs.architecture import Architecture
@@ -28,6 +30,9 @@ from hypernas.hypernet.meta_task import MetaTask, TaskImages
 from hypernas.hypernet.meta_train import MetaSettings, meta_train
 from hypernas.hypernet.objectives import drift, look_ahead, repulsion
 from hypernas.networks.interpreter import compile_program
+from hypernas.ranking import reference
+from hypernas.ranking.ranker import choose_signals, make_ranker
+from hypernas.runtime import WorkerPool
 from hypernas.spaces.space import Chooser, Scale, SearchSpace
 
 CONFIG = GHNConfig(dim=32, n_layers=1, n_heads=2, n_bases=16, rank=16, kernel_rank=8)
@@ -328,6 +333,46 @@ def test_episodes_have_no_image_twice_and_every_class(digits: Dataset) -> None:
     assert seen == {1, 2, 3}
 
 
+def test_a_support_set_is_looked_ahead_on(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inner steps are on the images that a user would train on: those of the support set, with its labels."""
+    seen: list[Tensor] = []
+    drawn: list[Tensor] = []
+    whole, batch = module.look_ahead, TaskImages.batch
+
+    def spy(leaves: Any, losses: Sequence[Any], rate: float) -> Any:
+        seen.extend(loss.__defaults__[0].x for loss in losses)
+        return whole(leaves, losses, rate)
+
+    def draws(self: TaskImages, *arguments: Any, **options: Any) -> Any:
+        episode = batch(self, *arguments, **options)
+        drawn.append(episode.support.images if episode.support else episode.x)
+        return episode
+
+    monkeypatch.setattr(module, "look_ahead", spy)
+    monkeypatch.setattr(TaskImages, "batch", draws)
+    trained(digits, ("data",), dataclasses.replace(SETTINGS, steps=1, inner_steps=2, max_shots=3))
+    assert len(drawn) == SETTINGS.meta_batch and len(seen) == 2 * SETTINGS.meta_batch
+    assert all(any(x is support for support in drawn) for x in seen)
+
+
+def test_episodes_are_validated_on_every_class_whatever_their_order(digits: Dataset) -> None:
+    order = torch.argsort(digits.val.labels, stable=True)
+    by_class = dataclasses.replace(digits, val=Split(digits.val.images[order], digits.val.labels[order]))
+    task = TaskImages(MetaTask(by_class, SCALE), ((1.0, SCALE),), CPU, n_val=50, episodes=True, max_shots=3)
+    assert len(task.val.y) == 50 and set(task.val.y.tolist()) == set(range(10))
+
+
+@pytest.mark.parametrize("others", [[], [5], [4, 5]], ids=str)
+def test_a_run_on_other_data_sets_is_not_resumed(digits: Dataset, tmp_path: Path, others: list[int]) -> None:
+    out = tmp_path / "ghn.safetensors"
+    settings = dataclasses.replace(SETTINGS, steps=4, max_shots=2)
+    tasks = {by: MetaTask(relabelled(digits, f"by{by}", by), SCALE) for by in (4, 5)}
+    with pytest.raises(KeyboardInterrupt):
+        trained(digits, ("data",), settings, out=out, more=[tasks[4]], **stopping(1))
+    with pytest.raises(CheckpointError, match=r"same data sets.*Name digits, by4, in this order"):
+        trained(digits, ("data",), settings, out=out, resume=True, more=[tasks[by] for by in others])
+
+
 # --- a data set binds what a GHN is conditioned on ---
 
 
@@ -344,6 +389,35 @@ def test_binding(digits: Dataset, of_tasks: tuple[GHN, GHNInfo]) -> None:
     with pytest.raises(CheckpointError, match="weights of its own"):
         bind(of_input, digits)
     assert given_by(of_input, digits) is of_input
+
+
+def test_what_is_scored_has_weights_of_its_own(digits: Dataset) -> None:
+    of_input = GHN(dataclasses.replace(CONFIG, conditions=("input",))).given(images=digits.images("val")[0])
+    with pytest.raises(CheckpointError, match="weights of its own"):
+        hypernas.score(NETWORKS, of_input, digits)
+    with pytest.raises(UsageError, match="no weights without images"):
+        hypernas.train(NETWORKS[0], digits, ghn=of_input, epochs=1)
+
+
+def test_a_ranker_takes_the_values_of_the_conditions_with_it(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    """To a process of its own, as on a cluster; and a reference sample is that of one value."""
+    monkeypatch.setattr(reference, "N_REFERENCE", 4)
+    space, cpu = Small(), torch.device("cpu")
+    ghn = GHN(dataclasses.replace(CONFIG, conditions=("task",), tasks=("digits", "other")))
+    rankers = [
+        make_ranker(
+            space, digits, ghn.given(task=task), "ghn", SCALE, cpu, say=print, signals=choose_signals("ghn_loss")
+        )
+        for task in ("digits", "other")
+    ]
+    assert rankers[0].fingerprint != rankers[1].fingerprint
+    for ranker in rankers:
+        there = pickle.loads(pickle.dumps(ranker.portable())).attach(space)
+        with WorkerPool(cpu, 1) as pool:
+            mine, theirs = (one.measurer.measure(NETWORKS, pool) for one in (ranker, there))
+        assert [m.values for m in mine] == [m.values for m in theirs]
 
 
 def test_a_checkpoint_loads_only_into_its_configuration(digits: Dataset, tmp_path: Path) -> None:

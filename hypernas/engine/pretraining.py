@@ -16,7 +16,7 @@ from hypernas.hypernet.checkpoint import GHNInfo, load_checkpoint, read_info
 from hypernas.hypernet.finding import cache_path
 from hypernas.hypernet.ghn import GHN
 from hypernas.hypernet.meta_task import MetaTask
-from hypernas.hypernet.meta_train import MetaSettings, Progress, meta_train
+from hypernas.hypernet.meta_train import MetaSettings, Progress, check_told_apart, meta_train
 from hypernas.hypernet.obtaining import default_config, default_steps
 from hypernas.hypernet.stability import check_stability
 from hypernas.interrupts import StopRequest, catch_interrupts
@@ -132,6 +132,8 @@ def run_pretraining(options: PretrainOptions, watcher: PretrainWatcher) -> tuple
     described = before[1] if before else None
     with catch_interrupts() as stop:
         space = _space(options.space, described)
+        if options.out:
+            _check_resumable(options, options.out)
         datasets = _datasets(options, space, watcher)
         dataset, base = datasets[0], read_info(options.out) if options.resume and options.out else described
         conditions = _conditions(options, base)
@@ -140,7 +142,9 @@ def run_pretraining(options: PretrainOptions, watcher: PretrainWatcher) -> tuple
         kinds = _kinds(options, conditions, datasets, base)
         config = default_config(space, scale, described, **kinds)
         config.check()
-        path = options.out or cache_path(space, dataset, scale, config, [one.name for one in datasets[1:]])
+        ahead = f"ahead{options.inner_steps}" if options.inner_steps else ""
+        others = [one.name for one in datasets[1:]]
+        path = options.out or cache_path(space, dataset, scale, config, others, ahead)
         if path.is_dir():
             raise UsageError("--out is the file of a checkpoint", value=str(path), remedy="Add a file name to it.")
         check_writable(path.parent)
@@ -163,6 +167,7 @@ def run_pretraining(options: PretrainOptions, watcher: PretrainWatcher) -> tuple
         if described is None and not options.resume:  # what goes on has proved itself
             check_stability(given_by(GHN(config, seed=options.seed), dataset, scale.input_shape[1]))
         watcher.message(f"Checkpoint: {working}")
+        _check_resumable(options, working)
         if options.resume:  # with its own vocabulary, and whatever kinds are not named
             config = default_config(space, scale, read_info(working), **kinds)
         try:
@@ -189,9 +194,20 @@ def run_pretraining(options: PretrainOptions, watcher: PretrainWatcher) -> tuple
     return info, path
 
 
+def _check_resumable(options: PretrainOptions, working: Path) -> None:
+    if options.resume and not working.is_file():
+        raise UsageError(
+            "--resume goes on from the checkpoint that an interruption left",
+            value=str(working),
+            remedy="Name it with --out, or repeat the options of the run that was interrupted.",
+        )
+
+
 def _datasets(options: PretrainOptions, space: SearchSpace, watcher: PretrainWatcher) -> list[Dataset]:
     """One, or those of a list with commas between; a path may have a comma of its own."""
     names = [options.data] if Path(options.data).exists() else options.data.split(",")
+    if len(names) > 1 and options.start is None and not {"task", "data"} & set(options.conditions or ()):
+        check_told_apart(names)  # before anything is fetched
     found = []
     for given in names:
         name, said = resolve_data(given.strip(), space.data_sets, options.data_dir)

@@ -16,7 +16,7 @@ from hypernas.evaluation.running import STATISTICS_IMAGES, check_forward, check_
 from hypernas.evaluation.saving import check_save
 from hypernas.evaluation.target import ImageShape, Target, Wanted
 from hypernas.evaluation.targets import resolve_target
-from hypernas.hypernet.binding import bind
+from hypernas.hypernet.binding import bind, shots_of
 from hypernas.hypernet.checkpoint import GHNInfo, load_checkpoint
 from hypernas.hypernet.finding import GENERAL_SPACE, find_general_ghn
 from hypernas.hypernet.ghn import GHN
@@ -102,7 +102,7 @@ def _load_ghn(
         )
     if info.space != GENERAL_SPACE:
         notes.append(f"The GHN was meta-trained on networks of the space {info.space} only.")
-    return bind(ghn, dataset, min(info.scale.input_shape[1], *dataset.input_shape[1:])), info
+    return bind(ghn, dataset, min(info.scale.input_shape[1], *dataset.input_shape[1:]), shots_of(info)), info
 
 
 def _check_target(target: Target, shape: ImageShape, n_classes: int) -> None:

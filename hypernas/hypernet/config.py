@@ -105,6 +105,9 @@ class GHNConfig:
         """Raises UsageError for the first value or combination that makes no hypernetwork, with the reason."""
         from hypernas.hypernet.family import KINDS  # the kinds know this class
 
+        for field in ("conditions", "tasks", "vocabulary"):
+            if isinstance(getattr(self, field), str):
+                raise UsageError(f"{field} is a tuple of names", value=getattr(self, field))
         for criterion, kinds in KINDS.items():
             given = getattr(self, criterion)
             for name in given if isinstance(given, tuple) else (given,):
@@ -114,6 +117,13 @@ class GHNConfig:
                         value=name,
                         remedy=close_matches(name, kinds),
                     )
+        for several in (self.conditions, self.tasks):
+            if len(set(several)) < len(several):
+                raise UsageError("Each condition and each task is named once", value=several)
+        self._check_sizes()
+        self._check_combination()
+
+    def _check_sizes(self) -> None:
         for size in SIZES:
             if getattr(self, size) < 1:
                 raise UsageError(f"A GHN's {size} is at least 1", value=getattr(self, size))
@@ -121,14 +131,12 @@ class GHNConfig:
             raise UsageError("dim is a multiple of n_heads in the attention encoder", value=(self.dim, self.n_heads))
         if self.encoder == "rnn" and self.dim % 2:
             raise UsageError("dim is even in the rnn encoder, which reads in two directions", value=self.dim)
-        if not 0 <= self.bound < math.inf:
+        if self.encoder == "cnn" and self.dim < 2:
+            raise UsageError("dim is at least 2 in the cnn encoder", value=self.dim)
+        if self.bound and not 1 < self.bound < math.inf:
             raise UsageError(
-                "The bound on weights is 0 (none) or a positive number of standard deviations", value=self.bound
+                "The bound on weights is 0 (none) or a number of standard deviations above 1", value=self.bound
             )
-        for several in (self.conditions, self.tasks):
-            if len(set(several)) < len(several):
-                raise UsageError("Each condition and each task is named once", value=several)
-        self._check_combination()
 
     def _check_combination(self) -> None:
         if self.placement == "per_layer" and self.decoder in ("modulation", "adapter"):
@@ -136,7 +144,7 @@ class GHNConfig:
                 f"Decoder {self.decoder!r} has base weights for each layer already: with a generator for each layer "
                 "too, layers would share nothing that is emitted",
                 value=self.placement,
-                remedy="Use placement whole or hierarchical, or another decoder.",
+                remedy="Use placement whole, or another decoder.",
             )
         if self.placement == "hierarchical" and self.decoder in ("tiled", "modulation", "adapter"):
             raise UsageError(
@@ -154,6 +162,13 @@ class GHNConfig:
         if self.tasks and "task" not in self.conditions:
             raise UsageError(
                 "Only a GHN conditioned on the task has tasks", value=self.tasks, remedy="--condition task"
+            )
+        if "data" in self.conditions and "input" in self.conditions:
+            raise UsageError(
+                "Each network has an episode of its own, and modulations for the input are of the same images for all "
+                "networks of a step",
+                value=self.conditions,
+                remedy="Condition on one of the two.",
             )
         if "task" in self.conditions and "data" in self.conditions:
             raise UsageError(

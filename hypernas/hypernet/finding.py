@@ -38,15 +38,21 @@ def shipped_folder() -> Path:
 
 
 def cache_path(
-    space: SearchSpace, dataset: Dataset, scale: Scale, config: GHNConfig | None = None, more: Sequence[str] = ()
+    space: SearchSpace,
+    dataset: Dataset,
+    scale: Scale,
+    config: GHNConfig | None = None,
+    more: Sequence[str] = (),
+    suffix: str = "",
 ) -> Path:
     """Where a GHN for these is kept: the name tells them apart, the header inside is what is trusted.
 
     Args:
         config: one of another kind than the default has a name of its own.
         more: names of further data sets.
+        suffix: what else tells it apart.
     """
-    parts = [config.kinds] if config is not None and config.kinds else []
+    parts = [part for part in (config.kinds if config is not None else "", suffix) if part]
     data = "+".join([dataset.name, *more])
     name = (
         "-".join([space.name, f"v{space.version}", data, dataset.fingerprint[:8], scale.name, *parts]) + ".safetensors"
@@ -93,7 +99,7 @@ def find_ghn(space: SearchSpace, dataset: Dataset, scale: Scale, given: Path | N
         return FoundGHN(given, info, "given")
     passed_over: list[str] = []
     for origin, folder in (("cache", ghn_folder()), ("shipped", shipped_folder())):
-        fitting: list[tuple[int, Path, GHNInfo]] = []
+        fitting: list[tuple[bool, int, Path, GHNInfo]] = []  # those of no condition go before
         for path in sorted(folder.glob("*.safetensors")):
             try:
                 info = read_info(path)
@@ -102,11 +108,11 @@ def find_ghn(space: SearchSpace, dataset: Dataset, scale: Scale, given: Path | N
                 passed_over.append(f"{path.name}: {error.rule}")
                 continue
             if info.finished:
-                fitting.append((info.architecture_steps, path, info))
+                fitting.append((not info.config.conditions, info.architecture_steps, path, info))
             else:
                 passed_over.append(f"{path.name}: its meta-training did not finish")
         if fitting:
-            _, path, info = max(fitting, key=lambda found: found[:2])
+            _, _, path, info = max(fitting, key=lambda found: found[:3])
             return FoundGHN(path, info, origin, tuple(passed_over))
     return None
 

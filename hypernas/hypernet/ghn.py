@@ -64,12 +64,14 @@ class Emission(Sequence[Weights]):
     Attributes:
         modulations: of a GHN conditioned on the input, (n, n_images, 2, channels) for each group of weights that has
             them: scales and shifts of each layer's output channels, for each image; else None.
+        modulated: for each architecture, name of a layer's weight -> group and row of its modulations.
     """
 
     groups: tuple[ParameterGroup, ...]
     buffers: tuple[Tensor, ...]
     rows: tuple[Mapping[str, tuple[int, int]], ...]
     modulations: tuple[Tensor | None, ...] = ()
+    modulated: tuple[Mapping[str, tuple[int, int]], ...] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -79,17 +81,9 @@ class Emission(Sequence[Weights]):
 
     def modulations_of(self, index: int) -> dict[str, Tensor]:
         """Name of a layer's weight -> (n_images, 2, channels), for one architecture; empty where nothing modulates."""
-        return {name: self.modulations[g][row] for name, (g, row) in self.modulated(index).items()}  # type: ignore[index]
-
-    def modulated(self, index: int) -> dict[str, tuple[int, int]]:
-        """Name of a layer's weight -> group and row of its modulations."""
-        if not self.modulations:
+        if not self.modulated:
             return {}
-        return {
-            name: (g, row)
-            for name, (g, row) in self.rows[index].items()
-            if self.modulations[g] is not None and not bool(self.groups[g].is_head[row])
-        }
+        return {name: self.modulations[g][row] for name, (g, row) in self.modulated[index].items()}  # type: ignore[index]
 
 
 class GHN(nn.Module):
@@ -140,6 +134,8 @@ class GHN(nn.Module):
     ) -> GHN:
         """This GHN with values for its conditions: it shares its parameters, and emits for these values.
 
+        What is not named keeps the value that it has.
+
         See ``hypernas.hypernet.conditions.Given`` for the arguments.
 
         Raises:
@@ -155,7 +151,7 @@ class GHN(nn.Module):
                     remedy=f"Pretrain one with --condition {condition}.",
                 )
         other = copy.copy(self)
-        other._given = Given(task, support, images, noise)
+        other._given = Given(task, support, images, noise).over(self._given)
         return other
 
     @property
@@ -172,13 +168,16 @@ class GHN(nn.Module):
         z = self.encoder(batch)
         if self.network is not None:
             z = self.network(z, batch.mask)
-        return (z, None) if self.conditioner is None else self.conditioner(z, self._given if given is None else given)
+        return (z, None) if self.conditioner is None else self.conditioner(z, self._valued(given))
+
+    def _valued(self, given: Given | None) -> Given:
+        return self._given if given is None else given.over(self._given)
 
     def forward(self, batch: GraphBatch, given: Given | None = None) -> Emission:
         """Emit with gradients; see ``emit`` for use without.
 
         Args:
-            given: values of the conditions, in the place of those that ``GHN.given`` has set.
+            given: values of the conditions, before those that ``GHN.given`` has set.
         """
         nodes, classes = self.embed(batch, given)
         z = nodes.flatten(0, 1)
@@ -190,13 +189,22 @@ class GHN(nn.Module):
         for g, group in enumerate(batch.groups):
             for row, (owner, name) in enumerate(zip(group.owner, group.name, strict=True)):
                 rows[owner][name] = (g, row)
-        return Emission(batch.groups, buffers, tuple(rows), self._modulations(z, batch, given))
+        modulations = self._modulations(z, batch, given)
+        modulated: list[dict[str, tuple[int, int]]] = [{} for _ in rows if modulations]
+        for g, (group, modulation) in enumerate(zip(batch.groups, modulations, strict=False)):
+            if modulation is not None:
+                for row, (owner, name, is_head) in enumerate(
+                    zip(group.owner, group.name, group.is_head.tolist(), strict=True)
+                ):
+                    if not is_head:
+                        modulated[owner][name] = (g, row)
+        return Emission(batch.groups, buffers, tuple(rows), modulations, tuple(modulated))
 
     def _modulations(self, z: Tensor, batch: GraphBatch, given: Given | None) -> tuple[Tensor | None, ...]:
         condition = None if self.conditioner is None else self.conditioner.of_inputs
         if condition is None:
             return ()
-        images = condition(self._given if given is None else given)
+        images = condition(self._valued(given))
         return tuple(
             condition.modulate(_embed(z, group), images, group.shape[0])
             if group.role == "weight" and not bool(group.is_head.all())
@@ -250,6 +258,7 @@ class GHN(nn.Module):
     def _emit(self, architectures: Sequence[Architecture]) -> Emission:
         if not architectures:
             raise UsageError("emit takes at least one architecture")
+        self._check_classifiers(architectures)
         with torch.inference_mode():
             emission = self(self.batch(architectures))
             emitted = [*emission.buffers, *(m for m in emission.modulations if m is not None)]
@@ -269,6 +278,7 @@ class GHN(nn.Module):
         Raises:
             NonFiniteError: as ``emit``.
         """
+        self._check_classifiers([architecture])
         if "input" in self.config.conditions:
             raise UsageError(
                 "A GHN conditioned on the input has no weights without images: its networks differ from image to image",
@@ -322,6 +332,18 @@ class GHN(nn.Module):
                     rows[i] = tensors[TASK_EMBEDDING][other.config.tasks.index(task)]
             tensors[TASK_EMBEDDING] = rows
         self.load_state_dict(tensors)
+
+    def _check_classifiers(self, architectures: Sequence[Architecture]) -> None:
+        """Raises UsageError where a support set would say nothing of the classes: there are no rows to emit from it."""
+        for architecture in architectures if "data" in self.config.conditions else ():
+            scores_classes = len(architecture.shapes[architecture.output] or ()) == 1
+            if scores_classes and not any(spec.is_head and spec.role == "weight" for spec in architecture.parameters):
+                raise UsageError(
+                    "A GHN conditioned on a support set emits the classifier's rows from its classes: the last "
+                    "operation of the network is a linear layer or a convolution",
+                    value=architecture.output,
+                    remedy="Take off what follows the classifier (a softmax, a pooling), or use another GHN.",
+                )
 
     def _name_non_finite(self, emission: Emission, architectures: Sequence[Architecture]) -> None:
         """Raises NonFiniteError for the first tensor that is not; sums of finite values may overflow."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from hypernas.errors import ArchitectureError
-from hypernas.graphs.architecture import Architecture
+from hypernas.graphs.architecture import Architecture, Node
 from hypernas.graphs.dataflow import Dataflow
 from hypernas.graphs.primitives import Shape
 
@@ -40,6 +40,7 @@ class ParameterGroup:
     """All parameters of one shape and role in the batch, n rows.
 
     Attributes:
+        fan_in, fan_out: values that one output sums over, and outputs that one input goes into.
         owner: (n,) index of the architecture; name: their names.
         node: (n,) row of the padded, flattened node table (architecture * n_nodes + node) of the first consumer.
         shared: (row, node) pairs of further consumers, where a parameter has several.
@@ -52,6 +53,7 @@ class ParameterGroup:
     role: str
     depthwise: bool
     fan_in: int
+    fan_out: int
     owner: tuple[int, ...]
     name: tuple[str, ...]
     node: Tensor
@@ -246,11 +248,24 @@ def _places(flow: Dataflow, n_places: int) -> dict[str, int]:
     return {name: min(max(0, number - 1), n_places - 1) for name, number in layers.items()}
 
 
+Key = tuple[str, bool, Shape, int, int]
+
+
+def _fan_out(shape: Shape, reader: Node) -> int:
+    """Outputs that one input of a layer goes into; of a vector 1."""
+    if len(shape) < 2:
+        return 1
+    if reader.op == "conv_transpose":  # (in, out / groups, *kernel)
+        return math.prod(shape[1:])
+    groups: int = reader.attributes.get("groups", 1)
+    return max(1, math.prod(shape) // shape[1] // groups)
+
+
 def _groups(
     architectures: Sequence[Architecture], size: int, n_places: int, device: torch.device
 ) -> tuple[ParameterGroup, ...]:
-    rows: dict[tuple[str, bool, Shape, int], list[tuple[int, str, int, int, bool, int]]] = {}
-    shared: dict[tuple[str, bool, Shape, int], list[tuple[int, int]]] = {}
+    rows: dict[Key, list[tuple[int, str, int, int, bool, int]]] = {}
+    shared: dict[Key, list[tuple[int, int]]] = {}
     for b, architecture in enumerate(architectures):
         flow = architecture.dataflow
         index = {node.name: b * size + i for i, node in enumerate(flow.operations)}
@@ -258,14 +273,14 @@ def _groups(
         for spec in architecture.parameters:
             first = architecture.by_name[spec.consumers[0]]
             depthwise = spec.role == "weight" and first.attributes.get("groups", 1) > 1 and spec.shape[1:2] == (1,)
-            key = (spec.role, depthwise, spec.shape, spec.fan_in)
+            key = (spec.role, depthwise, spec.shape, spec.fan_in, _fan_out(spec.shape, first))
             members = rows.setdefault(key, [])
             for other in spec.consumers[1:]:
                 shared.setdefault(key, []).append((len(members), index[other]))
             slot = min(flow.uses[spec.name][0][1], MAX_SLOT)
             members.append((b, spec.name, index[first.name], slot, spec.is_head, places[first.name]))
     groups = []
-    for (role, depthwise, shape, fan_in), members in sorted(rows.items()):
+    for (role, depthwise, shape, fan_in, fan_out), members in sorted(rows.items()):
         owner, names, node, slots, heads, of_layers = zip(*members, strict=True)
         groups.append(
             ParameterGroup(
@@ -273,10 +288,11 @@ def _groups(
                 role,
                 depthwise,
                 fan_in,
+                fan_out,
                 owner,
                 names,
                 torch.tensor(node, device=device),
-                tuple(shared.get((role, depthwise, shape, fan_in), ())),
+                tuple(shared.get((role, depthwise, shape, fan_in, fan_out), ())),
                 torch.tensor(slots, device=device),
                 torch.tensor(heads, device=device),
                 torch.tensor(of_layers, device=device),

@@ -203,7 +203,7 @@ class HyperDNN(nn.Module):
                 remedy="Leave the HyperDNN as it is, and change the precision of what materialize() gives.",
             )
         if given is not None:
-            ghn = ghn.given(given.task, given.support, given.images, given.noise)  # which checks them
+            ghn = ghn.given(**vars(given))  # which checks them
         values = replace(ghn.values, images=images) if self._by_image else ghn.values
         if self._batch.op.device != ghn.device:
             self._batch = ghn.batch([self.architecture])

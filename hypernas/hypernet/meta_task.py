@@ -78,11 +78,12 @@ class TaskImages:
         if episodes:
             self._check_episodes()
         images, labels = self.dataset.images("val", resolution=self.scale.input_shape[1], device=device)
+        if episodes:  # the first classes stand for all
+            of_these = labels < self.scale.n_classes
+            images, labels = images[of_these], labels[of_these]
         # of every class: files in class folders come class by class
-        some = torch.from_numpy(stratified_take(self.dataset.val.labels.numpy(), min(n_val, len(labels)))[0]).to(device)
-        self.val = Episode(images[some], labels[some])
-        if episodes:
-            self.val = self._val_episode(images, labels, n_val)
+        some = torch.from_numpy(stratified_take(labels.cpu().numpy(), min(n_val, len(labels)))[0]).to(device)
+        self.val = Episode(images[some], labels[some], self._val_support() if episodes else None)
 
     def draw_scale(self, rng: random.Random) -> Scale:
         if len(self.scales) == 1:
@@ -152,15 +153,7 @@ class TaskImages:
             ),
         )
 
-    def _val_episode(self, images: Tensor, labels: Tensor, n_val: int) -> Episode:
-        """The first classes, val images as queries, a support set of train images."""
-        ways = self.scale.n_classes
-        of_these = labels < ways
-        images, labels = images[of_these][:n_val], labels[of_these][:n_val]
-        known = self.train_labels < ways
-        support = support_of(
-            self.train_images[self.scale.input_shape[1]][known],
-            self.train_labels[known],
-            min(VAL_SHOTS, self.max_shots),
-        )
-        return Episode(images, labels, support)
+    def _val_support(self) -> Support:
+        known = self.train_labels < self.scale.n_classes
+        images = self.train_images[self.scale.input_shape[1]][known]
+        return support_of(images, self.train_labels[known], min(VAL_SHOTS, self.max_shots))

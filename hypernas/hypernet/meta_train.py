@@ -17,7 +17,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -241,7 +241,7 @@ class _Trainer:
         self.seconds = 0.0
         self.loss = self.val_loss = self.val_accuracy = math.nan
         self.curve: list[list[float]] = []
-        self.start: Mapping[str, Any] | None = None  # see GHNInfo
+        self.start: dict[str, Any] | None = None  # see GHNInfo
         of_classifiers = set(self.ghn.decoder.of_classifiers())
         self.others = [parameter for parameter in self.ghn.parameters() if parameter not in of_classifiers]
 
@@ -269,7 +269,7 @@ class _Trainer:
         side, n = scale.input_shape[1], len(architectures)
         # the networks of a step see the same images; but each has an episode of its own, since there are never enough
         episodes = [self._images(task, side, i * EPISODE) for i in range(n if task.episodes else 1)]
-        inner = [self._images(task, side, i + 1) for i in range(settings.inner_steps)]
+        inner = [] if task.episodes else [self._images(task, side, i + 1) for i in range(settings.inner_steps)]
         batch = self._hide(self.ghn.batch(architectures), rng)
         given = self._given(task, episodes, n)
         emission: Emission = self.ghn(batch, given)
@@ -283,7 +283,7 @@ class _Trainer:
             leaves = [detached[group][row].requires_grad_() for group, row in map(emission.rows[index].get, names)]  # type: ignore[misc]
             of_images = {
                 name: modulations[group][row].requires_grad_()  # type: ignore[index]
-                for name, (group, row) in emission.modulated(index).items()
+                for name, (group, row) in (emission.modulated[index] if emission.modulated else {}).items()
             }
             call = modulating(program, of_images, shapes=architectures[index].shapes) if of_images else None
 
@@ -292,8 +292,12 @@ class _Trainer:
                     return F.cross_entropy(program.run(images.x, weights, call=call), images.y)
 
             episode, weights = episodes[index % len(episodes)], leaves
-            if inner:
-                steps = [lambda weights, one=one: loss_on(one, weights) for one in inner]
+            if episode.support is not None:  # what is looked ahead to is training on the few images that there are
+                own = [Episode(episode.support.images, episode.support.labels)] * settings.inner_steps
+            else:
+                own = inner
+            if own:
+                steps = [lambda weights, one=one: loss_on(one, weights) for one in own]
                 weights = look_ahead(leaves, steps, settings.inner_rate)
             loss = loss_on(episode, weights)
             # a network far worse than a guess says little, and must not drown the others of its step
@@ -386,7 +390,8 @@ class _Trainer:
                 if grad is not None:
                     group, row = emission.rows[index][spec.name]
                     of_buffers[group][row] = grad / len(architectures)
-            for (group, row), grad in zip(emission.modulated(index).values(), of_images, strict=True):
+            modulated = emission.modulated[index] if emission.modulated else {}
+            for (group, row), grad in zip(modulated.values(), of_images, strict=True):
                 if grad is not None:
                     of_modulations[group][row] = grad / len(architectures)  # type: ignore[index]
         self.optimizer.zero_grad(set_to_none=True)
@@ -504,6 +509,8 @@ class _Trainer:
             self.before = copy.deepcopy(self.ghn).eval()
         steps, seconds = info.total_architecture_steps, info.total_seconds
         self.start = {"data": info.data, "name": info.name, "architecture_steps": steps, "seconds": seconds}
+        if self.earlier:
+            self.start["tasks"] = [task["data"] for task in self.earlier]
 
     def save(self, out: Path, *, finished: bool = False) -> None:
         extra = {} if finished else _optimizer_tensors(self.ghn, self.optimizer)
@@ -516,11 +523,23 @@ class _Trainer:
         mine = self.info(finished=False)
         for what in ("space", "space_version", "data", "data_fingerprint", "scale", "config"):
             if getattr(info, what) != getattr(mine, what):
+                theirs, ours = getattr(info, what), getattr(mine, what)
+                if what == "config":  # of a hundred names of operations only what differs
+                    names = [f.name for f in fields(ours) if getattr(theirs, f.name) != getattr(ours, f.name)]
+                    theirs, ours = ({name: getattr(config, name) for name in names} for config in (theirs, ours))
                 raise CheckpointError(
-                    f"A resumed run has the same {what.replace('_', ' ')} as its checkpoint ({getattr(info, what)})",
-                    value=getattr(mine, what),
+                    f"A resumed run has the same {what.replace('_', ' ')} as its checkpoint ({theirs})",
+                    value=ours,
                     remedy="Start a new one with another --out.",
                 )
+        before = (info.start or {}).get("tasks", ())
+        self.earlier = [task for task in info.tasks if task["data"] in before]
+        if [dict(task) for task in info.tasks] != [dict(task) for task in self._all_tasks()]:
+            raise CheckpointError(
+                "A resumed run has the same data sets as its checkpoint",
+                value=[task["data"] for task in self._all_tasks()[len(self.earlier) :]],
+                remedy=f"Name {', '.join(task['data'] for task in info.tasks[len(self.earlier) :])}, in this order.",
+            )
         if info.finished:
             raise CheckpointError(
                 "A run that is resumed has not come to its end",
@@ -528,14 +547,14 @@ class _Trainer:
                 remedy="Start a new one with another --out.",
             )
         self.ghn.load_state_dict(ghn.state_dict())
-        names = {task.dataset.name for task in self.tasks}
-        self.earlier = [task for task in info.tasks if task["data"] not in names]
         if self.settings.remember and self.earlier:
             self.before = copy.deepcopy(self.ghn).eval()
             kept = {name: tensor for name, tensor in extra.items() if name.startswith("before.")}
             self.before.load_state_dict({name.removeprefix("before."): tensor for name, tensor in kept.items()})
-        self.step, self.seconds, self.start = info.steps, info.seconds, info.start
+        self.step, self.seconds = info.steps, info.seconds
+        self.start = None if info.start is None else dict(info.start)
         self.curve = [[_float(value) for value in row] for row in info.figures["curve"]]
+        self.of_tasks = dict(info.figures.get("tasks", {}))
         self.loss, self.val_loss, self.val_accuracy = (
             _float(info.figures[key]) for key in ("train_loss", "val_loss", "val_accuracy")
         )
@@ -546,17 +565,22 @@ def _hashed(*numbers: int) -> int:
     return hash(numbers) & 0x7FFF_FFFF  # of whole numbers: the same in every process
 
 
+def check_told_apart(names: Sequence[str]) -> None:
+    """Raises UsageError: for a GHN of no condition that says which of several data sets it emits for."""
+    raise UsageError(
+        "Several data sets need a GHN that is told which one it emits for",
+        value=list(names),
+        remedy="Add --condition task (known by name) or --condition data (known by a support set).",
+    )
+
+
 def _check_tasks(config: GHNConfig, settings: MetaSettings, tasks: Sequence[MetaTask]) -> None:
     """Raises UsageError where data sets, settings and conditions do not go together."""
     names = [task.dataset.name for task in tasks]
     if len(set(names)) < len(names):
         raise UsageError("Each data set is named once", value=names)
     if len(tasks) > 1 and not {"task", "data"} & set(config.conditions):
-        raise UsageError(
-            "Several data sets need a GHN that is told which one it emits for",
-            value=names,
-            remedy="Add --condition task (known by name) or --condition data (known by a support set).",
-        )
+        check_told_apart(names)
     unknown = [name for name in names if name not in config.tasks] if "task" in config.conditions else []
     if unknown:
         raise UsageError(f"The GHN knows the tasks {', '.join(config.tasks)}", value=unknown[0])
@@ -565,6 +589,12 @@ def _check_tasks(config: GHNConfig, settings: MetaSettings, tasks: Sequence[Meta
             "Only a GHN that tells tasks apart can hold what it emits for earlier ones",
             value=f"--remember {settings.remember}",
             remedy="Pretrain from the first task on with --condition task.",
+        )
+    if settings.remember and "input" in config.conditions:
+        raise UsageError(
+            "What is emitted for images of earlier tasks cannot be held without those images",
+            value=f"--remember {settings.remember}",
+            remedy="Leave one of --remember and --condition input out.",
         )
     if settings.inner_steps and "input" in config.conditions:
         raise UsageError(

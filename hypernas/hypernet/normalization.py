@@ -7,12 +7,14 @@ section 3.3). It holds at every step.
 ``hyperfan_in``, ``hyperfan_out``: nothing is divided; the generator starts with outputs of unit variance, and they are
 multiplied by sqrt(gain / fan-in) or sqrt(gain / fan-out), so that emitted weights start with the variance that keeps
 that of signals forward, or that of gradients backward (Chang et al. 2020, *Principled Weight Initialization for
-Hypernetworks*, equations 9 and 12; there each layer has its own generator, and the factor is in its weights. Here one
-generator serves every shape, and the factor stays outside). It holds at the start only.
+Hypernetworks*). There each layer has its own generator, the factor is in its weights, and a share of the variance is
+left to generated biases; here one generator serves every shape, the factor stays outside, and biases are small. It
+holds at the start only.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -49,9 +51,23 @@ def _scaled(raw: Tensor, unit: Tensor | float, std: float, factor: Tensor | None
     of_each: Tensor | float = std if factor is None else factor.view(-1, *[1] * (raw.dim() - 1)) * std
     in_place = not torch.is_grad_enabled()
     if bound:
-        raw = raw.mul_(unit / bound).tanh_() if in_place else torch.tanh(raw * (unit / bound))
+        steep = _steepness(bound)
+        raw = raw.mul_(unit * steep).tanh_() if in_place else torch.tanh(raw * (unit * steep))
         unit = bound
     return raw.mul_(unit * of_each) if in_place else raw * (unit * of_each)
+
+
+@functools.lru_cache
+def _steepness(bound: float) -> float:
+    """a such that bound * tanh(a * x) has unit variance for a standard normal x, as x has: found by bisection."""
+    x = torch.linspace(-8, 8, 4001, dtype=torch.float64)
+    density = torch.exp(-x.square() / 2)
+    low, high = 0.0, 1e4
+    for _ in range(60):
+        middle = (low + high) / 2
+        variance = ((bound * torch.tanh(middle * x)).square() * density).sum() / density.sum()
+        low, high = (middle, high) if variance < 1 else (low, middle)
+    return high
 
 
 def _fan_in(raw: Tensor, group: ParameterGroup, gain: float, factor: Tensor, bound: float) -> Tensor:
@@ -63,9 +79,7 @@ def _hyperfan_in(raw: Tensor, group: ParameterGroup, gain: float, factor: Tensor
 
 
 def _hyperfan_out(raw: Tensor, group: ParameterGroup, gain: float, factor: Tensor, bound: float) -> Tensor:
-    positions = math.prod(group.shape[2:])
-    fan_out = positions if group.depthwise else group.shape[0] * positions
-    return _scaled(raw, 1.0, math.sqrt(gain / fan_out), factor, bound)
+    return _scaled(raw, 1.0, math.sqrt(gain / group.fan_out), factor, bound)
 
 
 NORMALIZATIONS: dict[str, Normalization] = {

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from hypernas.data import Dataset
 from hypernas.errors import StoreError
 from hypernas.graphs.primitives import PRIMITIVES
-from hypernas.hypernet.binding import bind
+from hypernas.hypernet.binding import bind, shots_of
 from hypernas.hypernet.checkpoint import GHNInfo, load_checkpoint
 from hypernas.hypernet.config import GHNConfig
 from hypernas.hypernet.finding import FoundGHN, cache_path, find_ghn
@@ -112,7 +112,7 @@ def obtain_ghn(
             ) from None
     ghn, info, _ = load_checkpoint(found.path, device)
     say(_describe(found))
-    return bind(ghn, dataset, scale.input_shape[1]), info, found.path, False
+    return bind(ghn, dataset, scale.input_shape[1], shots_of(info)), info, found.path, False
 
 
 def _describe(found: FoundGHN) -> str:

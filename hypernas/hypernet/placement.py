@@ -32,7 +32,8 @@ class PerLayer(nn.Module):
         self.heads = nn.ModuleList(make(config, axes) for _ in range(config.n_places))
 
     def forward(self, z: Tensor, shape: tuple[int, ...], place: Tensor, shared: Shared | None = None) -> Tensor:
-        rows = [(place == number).nonzero().flatten() for number in range(len(self.heads))]
+        counts = torch.bincount(place, minlength=len(self.heads)).tolist()
+        rows = torch.split(torch.argsort(place, stable=True), counts)
         parts = [
             head(z[some], shape, place[some], shared) for head, some in zip(self.heads, rows, strict=True) if len(some)
         ]

@@ -118,6 +118,6 @@ def check_stability(ghn: GHN, depths: Sequence[int] = DEPTHS) -> None:
                     f"{depth} layers with{'' if norms else 'out'} norms; those with weights of decoder "
                     f"{config.decoder!r} and normalization {config.normalization!r} do not",
                     value=f"{smallest:.3g} to {largest:.3g}",
-                    remedy="A new GHN starts stable with --normalization fan_in. If this one has been trained, it "
-                    "diverged: use an earlier checkpoint.",
+                    remedy="A new GHN starts stable with --normalization fan_in and without a --bound near 1. If this "
+                    "one has been trained, it diverged: use an earlier checkpoint.",
                 )

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hypernas.data import Dataset
 from hypernas.graphs.architecture import Architecture
+from hypernas.hypernet.binding import check_plain
 from hypernas.hypernet.ghn import GHN
 from hypernas.networks.interpreter import autocast, compile_program
 from hypernas.networks.network import random_weights
@@ -94,6 +95,7 @@ class Measurer:
         n_draws: int,
         seed: int,
     ) -> None:
+        check_plain(ghn.config.conditions)
         self.space, self.ghn, self.scale, self.device, self.seed = space, ghn.to(device).eval(), scale, device, seed
         self.full_scale, self.images, self.train_batch, self.n_draws = full_scale, images, train_batch, n_draws
         self.signals = tuple(signals)

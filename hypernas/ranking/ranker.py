@@ -21,8 +21,9 @@ from hypernas.data import Dataset
 from hypernas.engine.options import check_size
 from hypernas.errors import CheckpointError
 from hypernas.graphs.architecture import Architecture
-from hypernas.hypernet.binding import bind
+from hypernas.hypernet.binding import bind, shots_of
 from hypernas.hypernet.checkpoint import load_checkpoint
+from hypernas.hypernet.conditions import Given
 from hypernas.hypernet.config import GHNConfig
 from hypernas.hypernet.finding import find_ghn, ghn_folder, shipped_folder
 from hypernas.hypernet.ghn import GHN
@@ -155,7 +156,13 @@ class Ranker:
         ghn = self.measurer.ghn
         tensors = {name: tensor.detach().cpu() for name, tensor in ghn.state_dict().items()}
         return PortableRanker(
-            *(ghn.config, tensors, self.measurer.parts(), self.measurer.device.type),
+            *(
+                ghn.config,
+                ghn.values.on(torch.device("cpu")),
+                tensors,
+                self.measurer.parts(),
+                self.measurer.device.type,
+            ),
             *(self.fusion, self.columns, self.fingerprint, self.ghn_name),
         )
 
@@ -165,12 +172,14 @@ class PortableRanker:
     """A ranker without its space: what ``attach`` makes of it gives the same scores.
 
     Attributes:
+        given: values of the GHN's conditions.
         tensors: of the GHN, on the CPU.
         parts: of the measurer, its images among them, on the CPU; see ``Measurer.parts``.
         device: the type of device that it measured on.
     """
 
     config: GHNConfig
+    given: Given
     tensors: Mapping[str, torch.Tensor]
     parts: Mapping[str, Any]
     device: str
@@ -183,6 +192,7 @@ class PortableRanker:
         """The ranker, on a device of this process; without one, on this process's first of the same type."""
         ghn = GHN(self.config)
         ghn.load_state_dict(dict(self.tensors))
+        ghn = ghn.given(**vars(self.given))
         measurer = Measurer.of_parts(space, ghn, device or torch.device(self.device), self.parts)
         return Ranker(measurer, self.fusion, self.columns, self.fingerprint, self.ghn_name)
 
@@ -214,7 +224,7 @@ def obtain_ranker(
         )
     ghn, info, _ = load_checkpoint(found.path, device)
     say(f"GHN {info.name} ({found.origin}).")
-    ghn = bind(ghn, dataset, scale.input_shape[1])
+    ghn = bind(ghn, dataset, scale.input_shape[1], shots_of(info))
     return make_ranker(space, dataset, ghn, info.name, scale, device, say=say, stop=stop, signals=chosen)
 
 
@@ -281,9 +291,11 @@ def _fingerprint(
     n_draws: int = N_DRAWS,
 ) -> str:
     weights = hashlib.sha256()
-    for name, tensor in sorted(ghn.state_dict().items()):
+    for name, tensor in sorted({**ghn.state_dict(), **ghn.values.tensors()}.items()):
         weights.update(name.encode())
         weights.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    if ghn.config.kinds:  # the tensors alone do not tell how they are used
+        weights.update(f"{ghn.config.kinds} {ghn.values.task}".encode())
     facts = [
         *(space.name, space.version, dataset.fingerprint, weights.hexdigest(), scale.to_json(), list(signals)),
         *(device.type, n_val, N_REFERENCE, N_REPEATED, VAL_BATCH, train_batch, N_TRAIN_BATCHES, n_draws, REVISION),

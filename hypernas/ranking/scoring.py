@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from hypernas.data import Dataset
 from hypernas.errors import UsageError
 from hypernas.graphs.architecture import Architecture
+from hypernas.hypernet.binding import check_plain
 from hypernas.hypernet.ghn import GHN, Weights
 from hypernas.networks.interpreter import autocast, compile_program
 from hypernas.ranking.batching import VAL_BATCH, fixed_batches, in_batches
@@ -53,6 +54,7 @@ class Scorer:
     def __init__(self, ghn: GHN, dataset: Dataset, scale: Scale, device: torch.device, *, n_images: int = 512) -> None:
         if n_images < 2:
             raise UsageError("Scoring needs at least 2 val images", value=n_images)
+        check_plain(ghn.config.conditions)
         self.ghn, self.scale, self.device = ghn.to(device).eval(), scale, device
         self.batches = fixed_batches(dataset, "val", n_images, VAL_BATCH, scale.input_shape[1], device)
 

@@ -90,7 +90,7 @@ def pretraining(
 
 def _identity(info: GHNInfo) -> str:
     """What makes two meta-trainings the same one: a resumed one goes on with its run."""
-    names = ("space", "space_version", "data_fingerprint", "scale", "config", "seed", "settings", "start")
+    names = ("space", "space_version", "data_fingerprint", "scale", "config", "seed", "settings", "start", "tasks")
     value = {name: info.to_json()[name] for name in names}
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 

@@ -14,6 +14,8 @@ from hypernas.hypernet.config import GHNConfig
 
 __all__ = ["Conditioner"]
 
+STRENGTH = 0.5  # of scales and shifts at the start: their root mean square
+
 
 class Conditioner(nn.Module):
     """Embeddings of conditions scale and shift those of nodes: FiLM (Perez et al. 2018), on the graph's side."""
@@ -25,7 +27,7 @@ class Conditioner(nn.Module):
         self.norms = nn.ModuleDict({name: nn.LayerNorm(config.dim) for name in of_nodes})
         self.film = nn.ModuleDict({name: nn.Linear(config.dim, 2 * config.dim) for name in of_nodes})
         for film in self.film.values():
-            nn.init.normal_(film.weight, std=0.5 / math.sqrt(config.dim))  # type: ignore[arg-type]
+            nn.init.normal_(film.weight, std=STRENGTH / math.sqrt(config.dim))  # type: ignore[arg-type]
             nn.init.zeros_(film.bias)  # type: ignore[arg-type]
 
     def forward(self, z: Tensor, given: Given) -> tuple[Tensor, Tensor | None]:
@@ -38,7 +40,8 @@ class Conditioner(nn.Module):
             else:
                 embedding = part(given, len(z))
             scale, shift = film(self.norms[name](embedding)).chunk(2, dim=-1)
-            z = z * (1 + scale[:, None]) + shift[:, None]
+            # of unit mean square again, at the start: what the generators are calibrated for
+            z = (z * (1 + scale[:, None]) + shift[:, None]) / math.sqrt(1 + 2 * STRENGTH**2)
         return z, classes
 
     @property

@@ -19,7 +19,7 @@ __all__ = ["DataCondition"]
 
 
 class DataCondition(nn.Module):
-    """Support sets -> (n, dim); ``classes`` gives (n, n_classes, dim) as well."""
+    """Support sets -> (n, dim); ``both`` gives (n, n_classes, dim) as well."""
 
     def __init__(self, config: GHNConfig) -> None:
         super().__init__()
@@ -44,13 +44,12 @@ class DataCondition(nn.Module):
             raise UsageError(
                 "Support sets of one batch have as many classes", value=sorted({s.n_classes for s in sets})
             )
-        wholes, prototypes = zip(*(self._embed(support) for support in sets), strict=True)
-        repeats = n if one else 1
-        return torch.stack(wholes).repeat(repeats, 1), torch.stack(prototypes).repeat(repeats, 1, 1)
-
-    def _embed(self, support: Support) -> tuple[Tensor, Tensor]:
-        on = self.images.out.weight.device
-        means = class_means(self.images(support.images.to(on)), support.labels.to(on), support.n_classes)
-        whole = means.mean(0)
+        on, n_classes = self.images.out.weight.device, sets[0].n_classes
+        labels = torch.cat([support.labels.to(on) + i * n_classes for i, support in enumerate(sets)])
+        embeddings = self.images(torch.cat([support.images.to(on) for support in sets]))
+        means = class_means(embeddings, labels, len(sets) * n_classes).view(len(sets), n_classes, -1)
+        wholes = means.mean(1)
         # classes differ from each other by little of what all images share
-        return whole, self.of_class(means - whole)
+        prototypes = self.of_class(means - wholes[:, None])
+        repeats = n if one else 1
+        return wholes.repeat(repeats, 1), prototypes.repeat(repeats, 1, 1)

@@ -71,26 +71,28 @@ class Decoder(nn.Module):
             # by its position a bias would say something of the order of the classes, which means nothing
             return raw if classes is None else torch.where(is_head, torch.zeros_like(raw), raw)
         if classes is not None:
-            raw = torch.where(is_head, self._rows(z, group, classes, shared), raw)
+            heads = group.is_head.nonzero().flatten()
+            rows = self._rows(z[heads], group.shape, group.place[heads], classes[heads], shared)
+            raw = raw.index_copy(0, heads, rows)
         # only the last layer may change its scale, which sets how sure the network is: elsewhere it would add up
         gain = torch.exp(HEAD_GAIN + 4 * torch.tanh(self.head_gain(z) / 4))
         gain = torch.where(group.is_head, gain.squeeze(1), 1.0)
         return self.normalize(raw, group, 1.0 if kind == "linear" else 2.0, gain, self.bound)
 
-    def _rows(self, z: Tensor, group: ParameterGroup, classes: Tensor, shared: Shared | None) -> Tensor:
+    def _rows(self, z: Tensor, shape: tuple[int, ...], place: Tensor, classes: Tensor, shared: Shared | None) -> Tensor:
         """(n, n_classes, ...): classifiers whose rows are emitted from their embedding and that of each class."""
         n, n_classes, dim = classes.shape
-        if n_classes != group.shape[0]:
+        if n_classes != shape[0]:
             raise UsageError(
-                f"A support set has as many classes as the network has outputs ({group.shape[0]})",
+                f"A support set has as many classes as the network has outputs ({shape[0]})",
                 value=n_classes,
                 remedy="Build the network for the classes of the support set.",
             )
         assert self.class_rows is not None
-        each = (z[:, None] + classes).reshape(-1, dim)
-        n_values = (math.prod(group.shape[1:]),)
-        rows: Tensor = self.class_rows(each, n_values, group.place.repeat_interleave(n_classes), shared)
-        return rows.view(n, *group.shape)
+        each = ((z[:, None] + classes) / math.sqrt(2)).reshape(-1, dim)
+        n_values = (math.prod(shape[1:]),)
+        rows: Tensor = self.class_rows(each, n_values, place.repeat_interleave(n_classes), shared)
+        return rows.reshape(n, *shape)
 
     def of_classifiers(self) -> Iterator[nn.Parameter]:
         """The parameters that emit classifiers, and other linear layers with them."""
