@@ -115,6 +115,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 # --- what it prints ---
 
 
+@pytest.mark.slow
 def test_a_model_as_a_user_runs_it(project: Path, cache: Path, general_ghn: Path) -> None:
     done = hypernas(
         *("evaluate", "model.py:Net", "--data", "digits", "--ghn", general_ghn, "--out", project / "runs"),

@@ -155,6 +155,7 @@ def test_the_input_is_real(digits: Dataset) -> None:
     assert (losses(wrong, x, y) > losses(right, x, y) + 0.2).all(), (losses(wrong, x, y), losses(right, x, y))
 
 
+@pytest.mark.slow
 def test_noise_is_real(digits: Dataset) -> None:
     """Samples differ as long as they repel each other, and each of them is a network that works."""
     spread = {}
@@ -202,6 +203,7 @@ def after_steps(ghn: GHN, dataset: Dataset, n: int) -> float:
     return sum(found) / len(found)
 
 
+@pytest.mark.slow
 def test_weights_emitted_with_look_ahead_are_better_to_start_from(digits: Dataset) -> None:
     plain, _ = trained(digits, ())
     ahead, _ = trained(digits, (), dataclasses.replace(SETTINGS, inner_steps=4))
@@ -232,6 +234,7 @@ def test_drift_is_zero_for_what_has_not_moved() -> None:
 # --- tasks one after another ---
 
 
+@pytest.mark.slow
 def test_what_is_remembered_is_not_forgotten(digits: Dataset) -> None:
     first = trained(digits, ("task",), tasks=("digits",))
     x, y = digits.images("val")

@@ -66,6 +66,7 @@ def failed(done: Outcome, *parts: str) -> None:
         assert part in done.err.split("hypernas: ")[-1]
 
 
+@pytest.mark.slow
 def test_a_candidate_whose_logits_are_not_finite_ranks_last(
     cli: InProcess, command: list[object], monkeypatch: pytest.MonkeyPatch, tiny_space: Path
 ) -> None:
@@ -152,6 +153,7 @@ def test_out_of_memory_for_a_single_architecture(
     assert [run_status(str(tracker.run_id), runs_folder) for tracker in trackers] == ["FAILED"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_while_scoring(
     cli: InProcess, command: list[object], monkeypatch: pytest.MonkeyPatch, runs_folder: Path
 ) -> None:
