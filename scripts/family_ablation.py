@@ -102,16 +102,16 @@ def run(member: str, seed: int, args: argparse.Namespace, dataset: Dataset) -> d
     scale = space.scoring_scale(dataset.input_shape, dataset.n_classes)
     config = GHNConfig(**MEMBERS[member])
     out = args.checkpoints / f"{member.replace(' ', '-')}-{seed}.safetensors" if args.checkpoints else None
-    pool = Pool(scale, seed)
+    pool, device = Pool(scale, seed), torch.device(args.device)
     start = time.process_time()
     ghn, info = meta_train(
-        pool, dataset, scale, settings_of(args, seed), config=config, device=CPU, out=out, n_workers=1
+        pool, dataset, scale, settings_of(args, seed), config=config, device=device, out=out, n_workers=1
     )
     seconds = time.process_time() - start
     of_table = cells(args.truth, args.cells)
     architectures = [space.replay(space.parse(text), scale) for text, _ in of_table]
-    with WorkerPool(CPU, 1) as workers:
-        scores = Scorer(ghn, dataset, scale, CPU).score(architectures, workers)
+    with WorkerPool(device, 1) as workers:
+        scores = Scorer(ghn, dataset, scale, device).score(architectures, workers)
     truth = np.array([accuracy for _, accuracy in of_table])
     losses = np.array([-math.inf if score.value is None else score.value for score in scores])
     top = truth >= np.median(truth)
@@ -182,6 +182,7 @@ def main() -> None:
     parser.add_argument("--meta-batch", type=int, default=16)
     parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=1.5e-3)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--table", action="store_true", help="print the table of what is there, and end")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()

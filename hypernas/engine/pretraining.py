@@ -199,8 +199,8 @@ def _check_resumable(options: PretrainOptions, working: Path) -> None:
         raise UsageError(
             "--resume goes on from the checkpoint that an interruption left",
             value=str(working),
-            remedy="Name it with --out, or repeat the options of the run that was interrupted; without --resume, hypernas "
-            "pretrain begins one.",
+            remedy="Name it with --out, or repeat the options of the run that was interrupted; without --resume, "
+            "hypernas pretrain begins one.",
         )
 
 
