@@ -172,7 +172,10 @@ def pretrain(
     with PretrainDisplay() as display:
         info, path = run_pretraining(options, display)
     figures = info.figures
+    of_tasks = ", ".join(f"{data} {one['val_accuracy']:.1f} %" for data, one in figures.get("tasks", {}).items())
+    episodes = f" ({info.scale.n_classes} classes)" if "data" in info.config.conditions else ""
     print(
         f"{path}: {info.architecture_steps:,} architecture-steps in {info.seconds / 60:.1f} min; held-out "
-        f"architectures on val images: accuracy {figures['val_accuracy']:.1f} %, loss {figures['val_loss']:.3f}"
+        f"architectures on val images: accuracy {figures['val_accuracy']:.1f} %{episodes}, loss "
+        f"{figures['val_loss']:.3f}{f', means of {of_tasks}' if of_tasks else ''}"
     )

@@ -166,6 +166,11 @@ def run_pretraining(options: PretrainOptions, watcher: PretrainWatcher) -> tuple
         )
         if described is None and not options.resume:  # what goes on has proved itself
             check_stability(given_by(GHN(config, seed=options.seed), dataset, scale.input_shape[1]))
+        if options.remember and described is not None:
+            held = [task["data"] for task in described.tasks if task["data"] not in {one.name for one in datasets}]
+            watcher.message(
+                f"Remembering {', '.join(held) or 'nothing'}; learning {', '.join(d.name for d in datasets)}."
+            )
         watcher.message(f"Checkpoint: {working}")
         _check_resumable(options, working)
         if options.resume:  # with its own vocabulary, and whatever kinds are not named

@@ -115,7 +115,7 @@ class GHNConfig:
                     raise UsageError(
                         f"The GHN's parts are known by name; {criterion} is one of {', '.join(kinds)}",
                         value=name,
-                        remedy=close_matches(name, kinds),
+                        remedy=close_matches(name, kinds).split("Known")[0].strip(),
                     )
         for several in (self.conditions, self.tasks):
             if len(set(several)) < len(several):

@@ -75,7 +75,7 @@ def check_fits(info: GHNInfo, space: SearchSpace, dataset: Dataset, scale: Scale
     facts = [("space", info.space, space.name), ("version of the space", info.space_version, space.version)]
     if not (adapts and "data" in info.config.conditions):
         facts += [
-            ("data set", data, dataset.name),
+            ("data set", " and ".join(tasks) or data if dataset.name not in tasks else data, dataset.name),
             ("content of the data set", fingerprint, dataset.fingerprint),
             ("scoring scale", name, scale.name),
         ]

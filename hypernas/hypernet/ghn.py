@@ -314,8 +314,8 @@ class GHN(nn.Module):
             raise CheckpointError(
                 "A GHN starts from one of the same kind and sizes; these differ in "
                 + ", ".join(name for name, value in asdict(mine).items() if value != getattr(theirs, name)),
-                value=other.config,
-                remedy="Leave --encoder, --decoder and the other kinds out.",
+                value={name: value for name, value in asdict(mine).items() if value != getattr(theirs, name)},
+                remedy="Leave --encoder, --decoder and the other kinds out, or start anew without --from.",
             )
         tensors = other.state_dict()
         rows = self.state_dict()[OP_EMBEDDING].clone()
