@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -93,4 +94,15 @@ def general_ghn(tmp_path_factory: pytest.TempPathFactory, digits: Dataset) -> Pa
     about = GHNInfo(GENERAL_SPACE, 1, digits.name, digits.fingerprint, scale, config, 0, 7, 28, 0.0, finished=True)
     path = tmp_path_factory.mktemp("general") / "deepnets-digits.safetensors"
     save_checkpoint(path, GHN(config), about)
+    return path
+
+
+@pytest.fixture
+def colours(tmp_path: Path) -> Path:
+    """An npz of three classes in colour, 40 images of each: other channels and classes than digits have."""
+    rng = np.random.default_rng(0)
+    y = np.repeat(np.arange(3), 40)
+    x = (rng.integers(0, 80, (120, 8, 8, 3)) + 80 * np.eye(3, dtype=int)[y][:, None, None]).astype(np.uint8)
+    path = tmp_path / "colours.npz"
+    np.savez(path, x=x, y=y)
     return path

@@ -32,21 +32,16 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], cac
     return InProcess(monkeypatch, capsys)
 
 
-@pytest.fixture
-def colours(tmp_path: Path) -> Path:
-    """An npz of three classes in colour, 40 images of each: other channels and classes than digits have."""
-    rng = np.random.default_rng(0)
-    y = np.repeat(np.arange(3), 40)
-    x = (rng.integers(0, 80, (120, 8, 8, 3)) + 80 * np.eye(3, dtype=int)[y][:, None, None]).astype(np.uint8)
-    path = tmp_path / "colours.npz"
-    np.savez(path, x=x, y=y)
-    return path
-
-
 def pretrain(cli: InProcess, tmp_path: Path, space: Path, *options: object) -> tuple[Any, Path]:
     out = tmp_path / "ghn.safetensors"
     command = ["pretrain", "--space", space, "--steps", 1, "--meta-batch", 2, "--out", out, "--runs", tmp_path / "runs"]
     return cli(*command, *options), out
+
+
+def rank(cli: InProcess, space: Path, data: object, ghn: Path, out: Path) -> Any:
+    """Three architectures by the val loss alone."""
+    command = ["rank", "--space", space, "--sample", 3, "--data", data, "--ghn", ghn, "--signals", "ghn_loss"]
+    return cli(*command, "--out", out)
 
 
 @pytest.mark.parametrize(
@@ -88,21 +83,7 @@ def test_one_ghn_for_several_data_sets(
     assert info.config.tasks == ("digits", "colours") and [task["data"] for task in info.tasks] == ["digits", "colours"]
     assert set(info.figures["tasks"]) == {"digits", "colours"}
     for data in ("digits", colours):
-        found = cli(
-            "rank",
-            "--space",
-            tiny_space,
-            "--sample",
-            3,
-            "--data",
-            data,
-            "--ghn",
-            out,
-            "--signals",
-            "ghn_loss",
-            "--out",
-            tmp_path / f"{Path(data).stem}.csv",
-        )
+        found = rank(cli, tiny_space, data, out, tmp_path / f"{Path(data).stem}.csv")
         assert found.code == 0, found.err
     ghn = hypernas.load_ghn(out)
     made = load_space(str(tiny_space)).sample(random.Random(0), info.scale)
@@ -125,21 +106,7 @@ def test_a_support_set_serves_data_that_no_one_trained_on(
     )
     assert done.code == 0, done.err
     assert read_info(out).scale.n_classes == 3
-    found = cli(
-        "rank",
-        "--space",
-        tiny_space,
-        "--sample",
-        3,
-        "--data",
-        colours,
-        "--ghn",
-        out,
-        "--signals",
-        "ghn_loss",
-        "--out",
-        tmp_path / "scores.csv",
-    )
+    found = rank(cli, tiny_space, colours, out, tmp_path / "scores.csv")
     assert found.code == 0, found.err
 
 

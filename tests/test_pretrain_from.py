@@ -6,7 +6,6 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from cli_runs import InProcess
@@ -39,17 +38,6 @@ def _few_val_architectures(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], cache: Path) -> InProcess:
     return InProcess(monkeypatch, capsys)
-
-
-@pytest.fixture
-def colours(tmp_path: Path) -> Path:
-    """An npz of three classes in colour: other channels and classes than digits have."""
-    rng = np.random.default_rng(0)
-    y = np.repeat(np.arange(3), 40)
-    x = (rng.integers(0, 80, (120, 8, 8, 3)) + 80 * np.eye(3, dtype=int)[y][:, None, None]).astype(np.uint8)
-    path = tmp_path / "colours.npz"
-    np.savez(path, x=x, y=y)
-    return path
 
 
 def saved(path: Path, space: str, digits: Dataset, config: GHNConfig, version: int = 1) -> GHN:

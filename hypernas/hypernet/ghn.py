@@ -81,8 +81,6 @@ class Emission(Sequence[Weights]):
 
     def modulations_of(self, index: int) -> dict[str, Tensor]:
         """Name of a layer's weight -> (n_images, 2, channels), for one architecture; empty where nothing modulates."""
-        if not self.modulated:
-            return {}
         return {name: self.modulations[g][row] for name, (g, row) in self.modulated[index].items()}  # type: ignore[index]
 
 
@@ -190,7 +188,7 @@ class GHN(nn.Module):
             for row, (owner, name) in enumerate(zip(group.owner, group.name, strict=True)):
                 rows[owner][name] = (g, row)
         modulations = self._modulations(z, batch, given)
-        modulated: list[dict[str, tuple[int, int]]] = [{} for _ in rows if modulations]
+        modulated: list[dict[str, tuple[int, int]]] = [{} for _ in rows]
         for g, (group, modulation) in enumerate(zip(batch.groups, modulations, strict=False)):
             if modulation is not None:
                 for row, (owner, name, is_head) in enumerate(

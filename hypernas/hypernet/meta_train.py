@@ -283,7 +283,7 @@ class _Trainer:
             leaves = [detached[group][row].requires_grad_() for group, row in map(emission.rows[index].get, names)]  # type: ignore[misc]
             of_images = {
                 name: modulations[group][row].requires_grad_()  # type: ignore[index]
-                for name, (group, row) in (emission.modulated[index] if emission.modulated else {}).items()
+                for name, (group, row) in emission.modulated[index].items()
             }
             call = modulating(program, of_images, shapes=architectures[index].shapes) if of_images else None
 
@@ -323,16 +323,17 @@ class _Trainer:
     def _given(self, task: TaskImages, episodes: Sequence[Episode], n: int) -> Given:
         """What the conditions of this step are given: one episode for all networks, or one for each."""
         conditions = self.ghn.config.conditions
-        noise = None
-        if "noise" in conditions:
-            seed = _hashed(self.settings.seed, self.step, NOISE)
-            noise = torch.randn(n, self.ghn.config.noise_dim, generator=torch.Generator().manual_seed(seed))
         return Given(
             task=task.dataset.name if "task" in conditions else None,
             support=None if "data" not in conditions else [one.support for one in episodes if one.support is not None],
             images=episodes[0].x if "input" in conditions else None,
-            noise=noise,
+            noise=self._noise(n, NOISE) if "noise" in conditions else None,
         )
+
+    def _noise(self, n: int, sample: int) -> Tensor:
+        """(n, noise_dim): of this step, and of one of its samples."""
+        generator = torch.Generator().manual_seed(_hashed(self.settings.seed, self.step, sample))
+        return torch.randn(n, self.ghn.config.noise_dim, generator=generator)
 
     def _other_objectives(
         self, rng: random.Random, batch: GraphBatch, given: Given, emission: Emission, n: int
@@ -340,9 +341,8 @@ class _Trainer:
         """Further terms of the loss, functions of what is emitted alone."""
         terms = []
         if "noise" in self.ghn.config.conditions and self.settings.repulsion:
-            seed = _hashed(self.settings.seed, self.step, NOISE + 1)
-            noise = torch.randn(n, self.ghn.config.noise_dim, generator=torch.Generator().manual_seed(seed))
-            terms.append(self.settings.repulsion * repulsion(emission, self.ghn(batch, replace(given, noise=noise))))
+            other = self.ghn(batch, replace(given, noise=self._noise(n, NOISE + 1)))
+            terms.append(self.settings.repulsion * repulsion(emission, other))
         if self.before is not None:
             task = rng.choice(self.earlier)
             architectures = sample_architectures(self.space, Scale.from_json(task["scale"]), n, rng, held_out=False)
@@ -390,8 +390,7 @@ class _Trainer:
                 if grad is not None:
                     group, row = emission.rows[index][spec.name]
                     of_buffers[group][row] = grad / len(architectures)
-            modulated = emission.modulated[index] if emission.modulated else {}
-            for (group, row), grad in zip(modulated.values(), of_images, strict=True):
+            for (group, row), grad in zip(emission.modulated[index].values(), of_images, strict=True):
                 if grad is not None:
                     of_modulations[group][row] = grad / len(architectures)  # type: ignore[index]
         self.optimizer.zero_grad(set_to_none=True)
